@@ -1,0 +1,55 @@
+# The commands of this repository; `make help` lists them.
+.DEFAULT_GOAL := help
+.PHONY: help up status latido test check format requirements modules bench clean
+PY := .venv/bin/python
+export PATH := $(CURDIR)/.venv/bin:$(PATH)
+# Moves a part of `make up` elsewhere: make up EXPORTER_PORT=20110
+export EXPORTER_PORT RAW_PORT ORM_PORT BRIDGE_PORT PROMETHEUS_PORT MARIADB_PORT RETAIN_DAYS
+
+help: ## list these commands
+	@echo "Latido: what every process on every Linux host is doing now, and what it did at 03:12."
+	@echo
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | column -t -s '|'
+	@echo
+	@echo "make up takes EXPORTER_PORT RAW_PORT ORM_PORT BRIDGE_PORT PROMETHEUS_PORT MARIADB_PORT RETAIN_DAYS,"
+	@echo "and LATIDO_DB_DSN=mysql://USER:PASSWORD@HOST:PORT/DATABASE to use a MySQL of yours."
+
+up: ## set up and run the whole stack here, until Ctrl-C
+	@dev/setup.sh up
+	@exec $(PY) -m dev.up
+
+status: ## how the stack that `make up` runs is doing
+	@$(PY) -m dev.up --status
+
+latido: ## any latido command on that stack's database: make latido ARGS='history --window 1m'
+	@$(PY) -m dev.up --latido $(ARGS)
+
+test: ## set up, then run every check and test
+	@dev/setup.sh test
+	@$(MAKE) --no-print-directory check
+	@$(MAKE) --no-print-directory -C kmod test KERNELS=$(CURDIR)/.run/kernels
+	@$(PY) -m pytest -q
+
+modules: ## build the kernel modules for this kernel, install and load them (needs root)
+	@$(MAKE) --no-print-directory -C kmod install load
+
+bench: ## run every benchmark against its real alternative
+	@$(PY) -m loadtest.benchmarks all
+
+check: ## format, lint, types, imports
+	@$(PY) -m ruff format --check .
+	@$(PY) -m ruff check .
+	@$(PY) -m mypy
+	@.venv/bin/lint-imports --no-cache
+
+format: ## let ruff rewrite what it can
+	@$(PY) -m ruff format .
+	@$(PY) -m ruff check --fix .
+
+requirements: ## compile pyproject.toml into requirements.txt: pinned, hashed, without addresses
+	@.venv/bin/uv pip compile --quiet --universal --python-version 3.11 --all-extras --generate-hashes \
+	  --no-emit-index-url --no-annotate --no-header pyproject.toml -o requirements.txt
+
+clean: ## remove what set-up and builds made (the data of `make up` too), unload the modules
+	@$(MAKE) --no-print-directory -C kmod unload clean
+	@rm -rf .venv .run .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache dist build

@@ -1,0 +1,1 @@
+"""The live feed: MySQL on one side, WebSocket clients and a page that shows the values on the other."""

@@ -1,0 +1,75 @@
+"""The bridge's one connection to MySQL: read only, in UTC, every statement bounded in time."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from typing import Final, cast
+
+import aiomysql
+import pymysql
+
+from bridge_ws.rows import Cell, Row
+from latido.settings import Dsn, SettingsError
+
+CONNECT_SECONDS: Final = 5
+STATEMENT_SECONDS: Final = 30.0
+
+UNAVAILABLE: Final = (pymysql.MySQLError, OSError, TimeoutError, EOFError)
+"""What a database that is away, restarting or without our tables raises: try again later."""
+
+
+def tls(dsn: Dsn) -> ssl.SSLContext | None:
+    """Return the TLS context that `?ssl-ca=` asks for. Raises SettingsError."""
+    if dsn.ssl_ca is None:
+        return None
+    try:
+        return ssl.create_default_context(cafile=dsn.ssl_ca)
+    except OSError as error:
+        raise SettingsError(f"--db.dsn: ssl-ca {dsn.ssl_ca} cannot be used: {error}") from None
+
+
+class Database:
+    """An open connection."""
+
+    def __init__(self, connection: aiomysql.Connection) -> None:
+        self._connection = connection
+
+    async def rows(self, statement: str, arguments: Sequence[Cell] = ()) -> list[Row]:
+        """Return what a statement selects."""
+        async with asyncio.timeout(STATEMENT_SECONDS), self._connection.cursor() as cursor:
+            await cursor.execute(statement, tuple(arguments) or None)
+            return cast(list[Row], list(await cursor.fetchall()))
+
+    @asynccontextmanager
+    async def one_moment(self) -> AsyncIterator[None]:
+        """Read everything inside as it was when the block began (a consistent snapshot)."""
+        await self.rows("START TRANSACTION WITH CONSISTENT SNAPSHOT")
+        yield
+        await self.rows("COMMIT")
+
+
+@asynccontextmanager
+async def connect(dsn: Dsn, context: ssl.SSLContext | None) -> AsyncIterator[Database]:
+    """Yield a connection; it is closed without a word to the server, which may be gone. Raises UNAVAILABLE."""
+    connection = await aiomysql.connect(
+        host=dsn.host,
+        port=dsn.port,
+        user=dsn.user,
+        password=dsn.password,
+        db=dsn.database,
+        charset="utf8mb4",
+        autocommit=True,
+        connect_timeout=CONNECT_SECONDS,
+        init_command="SET time_zone = '+00:00'",
+        ssl=context,
+    )
+    try:
+        database = Database(connection)
+        # The default elsewhere may be READ COMMITTED, under which `one_moment` would be many.
+        await database.rows("SET SESSION TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
+        yield database
+    finally:
+        connection.close()

@@ -1,0 +1,1 @@
+"""The exporter: one read of the kernel becomes a Prometheus scrape and a pushed history."""

@@ -1,0 +1,1 @@
+"""The model to metric families: one module a feed, and a driver that isolates them."""

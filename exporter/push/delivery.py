@@ -1,0 +1,356 @@
+"""Delivery: what waits in the spool is posted to an ingest API until that API acknowledges it.
+
+Each destination has its own task and its own cursor, so that one that is down delays no other. What an answer means
+is decided by the pure `judge`. After an outage live samples go first, and the backlog drains beside them at a bounded
+rate: a fleet that returns must not flood the APIs. What waits, waits on a condition or a bounded, jittered delay.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import enum
+import functools
+import random
+import sqlite3
+import time
+import zlib
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Final, Protocol, TypeVar
+
+import aiohttp
+import msgspec
+
+from exporter.push.metrics import PushMetrics
+from exporter.push.spool import Refusal, Spool, Stored
+from ingest.contract import limits
+from ingest.contract.wire import Accepted, Feed
+from latido import logs
+
+log = logs.get(__name__)
+
+R = TypeVar("R")
+
+BATCH_SAMPLES: Final = 100
+"""In one request. More than that waiting is a backlog."""
+BATCH_BYTES: Final = 4 << 20
+"""Of JSON, a sixteenth of what the contract takes: a backlog drains in requests that commit in well under a second."""
+
+FIRST_DELAY: Final = 0.5
+LONGEST_DELAY: Final = 30.0
+PAUSE_DELAY: Final = 30.0
+"""Seconds between two looks at an API that refuses us; someone must change a token or a URL, so haste gains nothing."""
+MAX_ANSWER_BYTES: Final = 1 << 16
+
+
+class Verdict(enum.Enum):
+    """What an answer means for the samples that were posted."""
+
+    STORED = "stored"
+    SPLIT = "split"
+    REFUSED = "refused"
+    PAUSE = "pause"
+    RETRY = "retry"
+
+
+def judge(status: int) -> Verdict:
+    """Sort an HTTP status: what is not listed is a wrong URL or proxy, which must cost no data."""
+    if status == 201:  # noqa: PLR2004 - the contract's only success
+        return Verdict.STORED
+    if status == 413:  # noqa: PLR2004
+        return Verdict.SPLIT
+    if status in {400, 422}:
+        return Verdict.REFUSED
+    if status in {408, 429} or status >= 500:  # noqa: PLR2004
+        return Verdict.RETRY
+    return Verdict.PAUSE
+
+
+def retry_delay(failures: int, retry_after: float | None, draw: Callable[[], float]) -> float:
+    """Return seconds to wait after so many failures in a row: full jitter, and never less than the API asked for.
+
+    `draw` yields from [0, 1). What an API asks for is bounded too: it may be wrong.
+    """
+    window = min(LONGEST_DELAY, FIRST_DELAY * 2.0 ** min(failures, 16))
+    asked = min(retry_after or 0.0, 10 * LONGEST_DELAY)
+    # A part of the window above what was asked: a fleet told the same figure must not come back at once.
+    return asked + draw() * window
+
+
+@dataclass(frozen=True)
+class Envelope:
+    """What every request of a stream carries beside its samples."""
+
+    host: str
+    stream: str
+    boot_id: str
+    kernel: str
+
+    def body(self, samples: list[Stored]) -> bytes:
+        """Return the gzip-compressed request body; the samples' JSON is joined, not encoded again."""
+        head = msgspec.json.encode(
+            {"host": self.host, "stream": self.stream, "boot_id": self.boot_id, "kernel": self.kernel}
+        )
+        document = head[:-1] + b',"samples":[' + b",".join(sample.body for sample in samples) + b"]}"
+        packer = zlib.compressobj(1, wbits=31)  # 31: gzip
+        return packer.compress(document) + packer.flush()
+
+
+@dataclass(frozen=True)
+class Answer:
+    """An API's answer: status 0 stands for none (refused, reset, timed out), and `text` then says why."""
+
+    status: int
+    text: str
+    retry_after: float | None = None
+    url: str = ""
+
+    @property
+    def verdict(self) -> Verdict:
+        """What it means for the samples."""
+        return judge(self.status) if self.status else Verdict.RETRY
+
+
+class Poster(Protocol):
+    """Posts a body to an ingest API."""
+
+    async def post(self, url: str, body: bytes) -> Answer:
+        """Return the answer; never raises for what the network does."""
+
+
+class HttpPoster:
+    """A Poster over an aiohttp session. `token` is asked for each time, so that a rotated one is taken up."""
+
+    def __init__(self, session: aiohttp.ClientSession, token: Callable[[], str | None]) -> None:
+        self._session = session
+        self._token = token
+
+    async def post(self, url: str, body: bytes) -> Answer:
+        """Post JSON that is gzip-compressed already."""
+        headers = {"Content-Type": "application/json", "Content-Encoding": "gzip"}
+        try:
+            token = self._token()
+            if token is not None:
+                headers["Authorization"] = f"Bearer {token}"
+            async with self._session.post(url, data=body, headers=headers, allow_redirects=False) as response:
+                text = (await response.content.read(MAX_ANSWER_BYTES)).decode("utf-8", "replace")
+                return Answer(response.status, text, _seconds(response.headers.get("Retry-After")))
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            return Answer(0, f"{type(error).__name__}: {error}")
+
+
+def _seconds(retry_after: str | None) -> float | None:
+    # RFC 9110 allows a date too; our APIs and common proxies send seconds, and a date just leaves the jitter.
+    return float(retry_after) if retry_after is not None and retry_after.isdecimal() else None
+
+
+class InThread(Protocol):
+    """Runs a blocking call off the event loop."""
+
+    def __call__(self, work: Callable[[], R], /) -> Awaitable[R]:
+        """Return what `work` returns, or raise what it raises."""
+
+
+@dataclass(frozen=True)
+class Destination:
+    """Where samples go once: one API, or several of which any may take them. `name` is the cursor's."""
+
+    name: str
+    urls: tuple[str, ...]
+    rotate: bool = False
+    """Whether requests alternate between the APIs; otherwise the first that answers takes all."""
+
+
+def destinations(mode: str, urls: Sequence[str]) -> list[Destination]:
+    """Return the destinations of a delivery mode: `mirror`, `failover` or `split`."""
+    if mode == "mirror":
+        return [Destination(url, (url,)) for url in urls]
+    return [Destination(mode, tuple(urls), rotate=mode == "split")] if urls else []
+
+
+class Delivery:
+    """Delivers one spool to one destination until cancelled. `in_thread` runs a spool call off the event loop.
+
+    `backlog_rate` is in samples a second.
+    """
+
+    def __init__(
+        self,
+        destination: Destination,
+        spool: Spool,
+        in_thread: InThread,
+        *,
+        poster: Poster,
+        envelope: Envelope,
+        metrics: PushMetrics,
+        backlog_rate: float = 20.0,
+    ) -> None:
+        self._destination = destination
+        self._spool = spool
+        self._in_thread = in_thread
+        self._poster = poster
+        self._envelope = envelope
+        self._metrics = metrics
+        self._backlog_rate = backlog_rate
+        self._backlog_due = 0.0
+        self._next = 0
+        self._avoided: dict[str, float] = {}
+        self._news = asyncio.Event()
+        self._failures = 0
+        self._troubled_since: float | None = None
+
+    def notify(self) -> None:
+        """Say that the spool holds new samples."""
+        self._news.set()
+
+    async def run(self) -> None:
+        """Deliver for ever: all that is live, then of the backlog what its rate allows."""
+        while True:
+            self._news.clear()
+            try:
+                delay = await self._live()
+                patient = delay is not None
+                if delay is None:
+                    delay = await self._backlog()
+            except sqlite3.Error as error:
+                # A full disk, mostly. What was acknowledged is sent again once there is room: a duplicate, no loss.
+                delay, patient = self._retry(Answer(0, f"the spool cannot be used: {error}")), True
+            await self._rest(delay, patient=patient)
+
+    async def _rest(self, delay: float | None, *, patient: bool) -> None:
+        """Wait for news, or so long; a `patient` wait is not cut short by news, for the API asked for it."""
+        if patient and delay is not None:
+            await asyncio.sleep(delay)
+            return
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(delay):
+                await self._news.wait()
+
+    async def _live(self) -> float | None:
+        """Post until nothing live waits (None) or the destination wants a pause (seconds)."""
+        busy = True
+        while busy:
+            busy = False
+            for feed in Feed:
+                samples = await self._in_thread(functools.partial(self._pending, feed))
+                if samples:
+                    delay = await self._deliver(feed, samples)
+                    if delay is not None:
+                        return delay
+                    busy = True
+        return None
+
+    async def _backlog(self) -> float | None:
+        """Post one batch of the backlog if it is due; return seconds until the next, None if there is no backlog."""
+        wait = self._backlog_due - time.monotonic()
+        if wait > 0:
+            return wait
+        for feed in Feed:
+            samples = await self._in_thread(functools.partial(self._waiting_behind, feed))
+            if samples:
+                delay = await self._deliver(feed, samples)
+                self._backlog_due = time.monotonic() + (delay or len(samples) / self._backlog_rate)
+                return self._backlog_due - time.monotonic()
+        return None
+
+    def _pending(self, feed: Feed) -> list[Stored]:
+        name = self._destination.name
+        aside = self._spool.set_aside(name, feed, BATCH_SAMPLES)
+        if aside:
+            log.info("a backlog drains beside live samples", destination=name, feed=feed.value, samples=aside)
+        return self._spool.pending(name, feed, BATCH_SAMPLES, BATCH_BYTES)
+
+    def _waiting_behind(self, feed: Feed) -> list[Stored]:
+        return self._spool.backlog(self._destination.name, feed, BATCH_SAMPLES, BATCH_BYTES)
+
+    async def _deliver(self, feed: Feed, samples: list[Stored]) -> float | None:
+        answer = await self._post(feed, samples)
+        if answer.verdict is Verdict.STORED:
+            return await self._stored(feed, samples, answer)
+        if answer.verdict is Verdict.PAUSE:
+            return self._pause(answer)
+        if answer.verdict is Verdict.RETRY:
+            return self._retry(answer)
+        if len(samples) > 1:
+            # One of them is at fault: halves find it in few requests, and the others are stored on the way.
+            middle = len(samples) // 2
+            delay = await self._deliver(feed, samples[:middle])
+            return delay if delay is not None else await self._deliver(feed, samples[middle:])
+        await self._bury(feed, samples[0], answer)
+        return None
+
+    async def _post(self, feed: Feed, samples: list[Stored]) -> Answer:
+        """Post to the APIs of the destination in turn, until one of them decides."""
+        body = await self._in_thread(lambda: self._envelope.body(samples))
+        if len(body) > limits.MAX_COMPRESSED_BYTES and len(samples) > 1:
+            return Answer(413, "larger than the contract allows; not sent")
+        answer = Answer(0, "no API")
+        for url in self._order():
+            answer = replace(await self._poster.post(f"{url}/api/{feed}", body), url=url)
+            self._metrics.requests.labels(url, str(answer.status)).inc()
+            if answer.verdict not in {Verdict.RETRY, Verdict.PAUSE}:
+                self._avoided.pop(url, None)
+                break
+            self._avoided[url] = time.monotonic() + PAUSE_DELAY
+            if answer.verdict is Verdict.PAUSE:
+                self._metrics.paused.labels(url).set(1)
+        return answer
+
+    def _order(self) -> list[str]:
+        """Return the APIs in the order to try: those that failed a moment ago last."""
+        urls = list(self._destination.urls)
+        if self._destination.rotate:
+            self._next = (self._next + 1) % len(urls)
+            urls = urls[self._next :] + urls[: self._next]
+        now = time.monotonic()
+        return sorted(urls, key=lambda url: self._avoided.get(url, 0.0) > now)
+
+    async def _stored(self, feed: Feed, samples: list[Stored], answer: Answer) -> float | None:
+        try:
+            accepted = msgspec.json.decode(answer.text, type=Accepted)
+        except msgspec.DecodeError:
+            # Some proxy says 201 for another's answer: believing it would lose data.
+            return self._pause(replace(answer, text=f"not an ingest API's answer: {answer.text[:200]}"))
+        name, first, last = self._destination.name, samples[0].seq, samples[-1].seq
+        await self._in_thread(lambda: self._spool.acknowledge(name, feed, first, last))
+        self._metrics.samples.labels(answer.url, feed).inc(len(samples))
+        self._metrics.duplicates.labels(answer.url, feed).inc(accepted.duplicates)
+        self._metrics.last_success.labels(answer.url).set_to_current_time()
+        self._metrics.paused.labels(answer.url).set(0)
+        self._failures = 0
+        if self._troubled_since is not None:
+            seconds = round(time.monotonic() - self._troubled_since)
+            log.info("push delivers again", url=answer.url, after_seconds=seconds)
+            self._troubled_since = None
+        return None
+
+    async def _bury(self, feed: Feed, sample: Stored, answer: Answer) -> None:
+        name, refusal = self._destination.name, Refusal(answer.status, answer.text[:2000])
+        await self._in_thread(lambda: self._spool.bury(name, feed, sample, refusal, time.time_ns() // 1_000_000))
+        self._metrics.dead.labels(answer.url, feed).inc()
+        log.error(
+            "push refused a sample; kept as a dead letter",
+            url=answer.url,
+            feed=feed.value,
+            seq=sample.seq,
+            status=answer.status,
+            problem=answer.text[:500],
+        )
+
+    def _pause(self, answer: Answer) -> float:
+        self._metrics.paused.labels(answer.url).set(1)
+        self._trouble("push is refused; every sample is kept until this is mended", answer)
+        return PAUSE_DELAY
+
+    def _retry(self, answer: Answer) -> float:
+        self._trouble("push does not get through; every sample is kept and tried again", answer)
+        delay = retry_delay(self._failures, answer.retry_after, random.random)
+        self._failures += 1
+        return delay
+
+    def _trouble(self, event: str, answer: Answer) -> None:
+        # Once per outage: a line a try would bury the log of a host that pushes every second.
+        if self._troubled_since is None:
+            self._troubled_since = time.monotonic()
+            log.warning(event, url=answer.url, status=answer.status, reason=answer.text[:500])

@@ -1,0 +1,1 @@
+"""The source that reads the kernel by a BPF program: every process in one read, and every one that ended."""

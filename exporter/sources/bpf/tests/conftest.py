@@ -1,0 +1,48 @@
+"""A BPF source for tests: opened where the machine allows it, and where not, refused with the documented words."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing
+from pathlib import Path
+
+import pytest
+
+from exporter.model import SourceError
+from exporter.sources.bpf.loader import BTF, LOCKDOWN, STATUS, Options, is_locked_down, missing_capabilities
+from exporter.sources.bpf.source import BpfSource
+
+Opener = Callable[..., BpfSource]
+
+
+@pytest.fixture
+def open_bpf() -> Iterator[Opener]:
+    """Return a function that opens sources, which are closed at the end.
+
+    On a machine that cannot load the program the refusal itself is tested, and the rest of the test skipped by name of
+    what is missing. Where nothing is missing a refusal is a failure.
+    """
+    with ExitStack() as stack:
+
+        def open_one(options: Options | None = None) -> BpfSource:
+            options = options or Options()
+            expected = _refusal()
+            if expected is None:
+                return stack.enter_context(closing(BpfSource(Path("/proc"), options)))
+            with pytest.raises(SourceError, match=expected):
+                BpfSource(Path("/proc"), options)
+            pytest.skip(f"refused as documented: {expected} (uid {os.geteuid()})")
+
+        yield open_one
+
+
+def _refusal() -> str | None:
+    """Return what the message must hold on this machine; None where the program must load."""
+    if not BTF.exists():
+        return "CONFIG_DEBUG_INFO_BTF"
+    lacking = missing_capabilities(STATUS)
+    if lacking:
+        return f"{' and '.join(lacking)} needed"
+    return re.escape(str(LOCKDOWN)) if is_locked_down(LOCKDOWN) else None

@@ -1,0 +1,126 @@
+"""The metrics of an ingest API: both declare these names, so one dashboard and one set of rules reads either.
+
+Label values come from the contract alone, never from a request. The registry is an argument.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from time import perf_counter
+from typing import Final, Literal
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+from ingest.contract.wire import Feed
+
+Stage = Literal["decode", "queue", "insert", "commit"]
+
+STAGES: Final[tuple[Stage, ...]] = ("decode", "queue", "insert", "commit")
+TABLES: Final = ("ram", "cpu", "procesos", "process_samples", "processes")
+
+_BUCKETS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+"""From the decoding of one small sample to the longest transaction (limits.TRANSACTION_SECONDS)."""
+
+
+class Metrics:
+    """What an API counts. Every series is there from the start, so that a rate has its zero."""
+
+    def __init__(self, registry: CollectorRegistry, api: Literal["raw", "orm"], version: str) -> None:
+        self.registry = registry
+        self._requests = Counter(
+            "latido_ingest_requests_total", "Requests to the feeds' endpoints.", ["feed", "status"], registry=registry
+        )
+        self._stages = Histogram(
+            "latido_ingest_stage_seconds",
+            "Time that stages of a push took: decode and queue by request, insert and commit by transaction.",
+            ["stage"],
+            buckets=_BUCKETS,
+            registry=registry,
+        )
+        self._samples = Counter("latido_ingest_samples_total", "Samples stored.", ["feed"], registry=registry)
+        self._duplicates = Counter(
+            "latido_ingest_duplicates_total", "Samples that were stored already.", ["feed"], registry=registry
+        )
+        self._rows = Counter(
+            "latido_ingest_rows_total",
+            "Rows sent to tables in transactions that committed; of processes also some that were there.",
+            ["table"],
+            registry=registry,
+        )
+        self._unknown = Counter(
+            "latido_ingest_unknown_fields_total",
+            "Fields that this version does not know and ignored.",
+            ["feed"],
+            registry=registry,
+        )
+        self._in_flight = Gauge(
+            "latido_ingest_requests_in_flight", "Pushes being read, decoded or stored.", registry=registry
+        )
+        self._connections = Gauge(
+            "latido_ingest_connections_max",
+            "Connections to the database that may write at the same time.",
+            registry=registry,
+        )
+        self._connections_in_use = Gauge(
+            "latido_ingest_connections_in_use",
+            "Connections to the database that a push or batch holds.",
+            registry=registry,
+        )
+        info = Gauge("latido_ingest_build_info", "1, by API and version.", ["api", "version"], registry=registry)
+        info.labels(api, version).set(1)
+        for feed in Feed:
+            self._requests.labels(feed.value, "201")
+            for counter in (self._samples, self._duplicates, self._unknown):
+                counter.labels(feed.value)
+        for table in TABLES:
+            self._rows.labels(table)
+        for stage in STAGES:
+            self._stages.labels(stage)
+
+    def request(self, feed: Feed, status: int) -> None:
+        """Count an answer."""
+        self._requests.labels(feed.value, str(status)).inc()
+
+    def stored(self, feed: Feed, *, accepted: int, duplicates: int) -> None:
+        """Count the samples of a push that committed."""
+        self._samples.labels(feed.value).inc(accepted)
+        self._duplicates.labels(feed.value).inc(duplicates)
+
+    def rows(self, table: str, count: int) -> None:
+        """Count rows of a transaction that committed."""
+        self._rows.labels(table).inc(count)
+
+    def unknown_fields(self, feed: Feed, count: int) -> None:
+        """Count fields that were ignored."""
+        self._unknown.labels(feed.value).inc(count)
+
+    def in_flight(self, change: int) -> None:
+        """Count a push in (1) or out (-1)."""
+        self._in_flight.inc(change)
+
+    def pool(self, size: int) -> None:
+        """Say how many connections may write at the same time."""
+        self._connections.set(size)
+
+    @contextmanager
+    def connection(self) -> Iterator[None]:
+        """Count a connection as in use while the block runs."""
+        self._connections_in_use.inc()
+        try:
+            yield
+        finally:
+            self._connections_in_use.dec()
+
+    def took(self, stage: Stage, seconds: float) -> None:
+        """Record how long a stage took."""
+        self._stages.labels(stage).observe(seconds)
+
+    @contextmanager
+    def timed(self, stage: Stage) -> Iterator[None]:
+        """Record how long the block took, however it ends."""
+        start = perf_counter()
+        try:
+            yield
+        finally:
+            self.took(stage, perf_counter() - start)

@@ -1,0 +1,1 @@
+"""The ingest API as most teams would write it: FastAPI, SQLModel, one session per request."""

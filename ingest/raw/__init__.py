@@ -1,0 +1,1 @@
+"""The ingest API built for speed: aiohttp, typed msgspec decode, hand-built multi-row statements, group commit."""

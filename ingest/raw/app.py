@@ -1,0 +1,261 @@
+"""`latido ingest raw`: the HTTP side of the ingest API that is built for speed.
+
+Checks run in one order in both APIs: path and method, token, media type, encoding, room, size, inflating, JSON,
+fields, the token's host, partitions, and then the database.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from time import perf_counter
+from typing import Final
+
+import msgspec
+from aiohttp import ClientPayloadError, web
+from aiohttp.http_exceptions import HttpProcessingError
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, disable_created_metrics, generate_latest
+
+from ingest import serving
+from ingest.contract import body as contract_body
+from ingest.contract import limits
+from ingest.contract.encoding import inflate
+from ingest.contract.metrics import Metrics
+from ingest.contract.problems import Problem, ProblemType
+from ingest.contract.tokens import Tokens, authorize
+from ingest.contract.wire import Feed
+from ingest.raw.decode import decode
+from ingest.raw.store import Store
+from ingest.serving import ServingSettings
+from latido import logs, settings
+from latido.settings import Address, group, setting
+
+log = logs.get(__name__)
+
+PROG: Final = "latido ingest raw"
+RETRY_AFTER_BUSY: Final = 1
+DRAIN_BYTES: Final = limits.MAX_INFLATED_BYTES
+"""Of a body that is too large this much is read and dropped, so that its sender gets to read the answer."""
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+@dataclass(frozen=True)
+class RawSettings:
+    """What `latido ingest raw` takes."""
+
+    listen: Address = setting(
+        "web.listen-address", settings.address, "127.0.0.1:10111", "where the API listens", metavar="HOST:PORT"
+    )
+    connections: int = setting(
+        "db.connections",
+        settings.integer(1, 100),
+        "2",
+        "connections that write at the same time; pushes share their transactions",
+        metavar="N",
+    )
+    serving: ServingSettings = group(ServingSettings)
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run the API until SIGTERM or SIGINT; return its exit status."""
+    return settings.run(PROG, lambda: _run(argv))
+
+
+def _run(argv: Sequence[str]) -> int:
+    given = settings.load(
+        RawSettings, PROG, "Take pushed samples into MySQL: aiohttp, msgspec, group commit.", argv, os.environ
+    )
+    logs.setup(given.serving.log.level, given.serving.log.format)
+    tokens = serving.read_tokens(given.serving.token_file)
+    settings.guard(
+        given.listen,
+        has_token=bool(tokens),
+        insecure=given.serving.insecure,
+        flag="web.listen-address",
+        token_flag="auth.token-file",  # noqa: S106 - a flag's name
+    )
+    # A series of each counter's start would double /metrics and answer nothing.
+    disable_created_metrics()  # type: ignore[no-untyped-call]  # prometheus-client does not annotate it
+    asyncio.run(_serve(given, tokens))
+    return 0
+
+
+async def _serve(given: RawSettings, tokens: Tokens) -> None:
+    dsn = given.serving.database.resolved()
+    listener = serving.listen(given.listen)
+    metrics = Metrics(CollectorRegistry(), "raw", settings.version())
+    store = Store(dsn, metrics, writers=given.connections)
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    api = Api(store, metrics, tokens, given.serving)
+    runner = web.AppRunner(
+        api.application(),
+        handle_signals=False,
+        access_log=None,
+        auto_decompress=False,  # `inflate` does it, within the contract's limits
+        shutdown_timeout=0.5,  # for answers on their way: `drain` and `Store.close` have ended the pushes by then
+        lingering_time=1.0,
+    )
+    await runner.setup()
+    store.start()
+    site = web.SockSite(runner, listener, backlog=serving.BACKLOG)
+    await site.start()
+    log.info("listening", address=str(serving.bound(listener)), dsn=str(dsn), version=settings.version())
+    await stop.wait()
+    log.info("stopping")
+    await site.stop()
+    await api.drain(serving.STOP_SECONDS)
+    await store.close()
+    await runner.cleanup()
+
+
+class Api:
+    """The routes. Holds nothing of its own but the number of pushes in flight."""
+
+    def __init__(self, store: Store, metrics: Metrics, tokens: Tokens, given: ServingSettings) -> None:
+        self._store = store
+        self._metrics = metrics
+        self._tokens = tokens
+        self._max_requests = given.max_requests
+        self._read_timeout = given.read_timeout
+        self._in_flight = 0
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._openapi = (files("ingest.contract") / "openapi.json").read_bytes()
+
+    def application(self) -> web.Application:
+        """Return the aiohttp application."""
+        application = web.Application(middlewares=[self._answer_problems])
+        for feed in Feed:
+            application.router.add_post(f"/api/{feed.value}", self._push(feed))
+        application.router.add_get("/api/health", self._health)
+        application.router.add_get("/metrics", self._expose)
+        application.router.add_get("/openapi.json", self._contract)
+        application.router.add_get("/-/healthy", self._healthy)
+        application.router.add_get("/-/ready", self._ready)
+        return application
+
+    async def drain(self, seconds: float) -> None:
+        """Wait until no push is in flight, `seconds` at most."""
+        try:
+            async with asyncio.timeout(seconds):
+                await self._idle.wait()
+        except TimeoutError:
+            log.warning("pushes still wait for the database", pushes=self._in_flight)
+
+    def _push(self, feed: Feed) -> Handler:
+        async def push(request: web.Request) -> web.StreamResponse:
+            token = self._tokens.authenticate(request.headers.get("Authorization"))
+            encoding = request.headers.get("Content-Encoding")
+            contract_body.check_headers(request.headers.get("Content-Type"), encoding)
+            if self._in_flight >= self._max_requests:
+                raise Problem(
+                    ProblemType.OVERLOADED, f"{self._in_flight} pushes are in flight", retry_after=RETRY_AFTER_BUSY
+                )
+            self._in_flight += 1
+            self._idle.clear()
+            self._metrics.in_flight(1)
+            try:
+                body = await self._read(request)
+                with self._metrics.timed("decode"):
+                    decoded = decode(feed, inflate(body, encoding))
+                del body
+                authorize(token, decoded.push.host)
+                accepted = await self._store.store(feed, decoded.push)
+            finally:
+                self._in_flight -= 1
+                self._metrics.in_flight(-1)
+                if not self._in_flight:
+                    self._idle.set()
+            self._metrics.unknown_fields(feed, decoded.unknown_fields)
+            return _json(201, msgspec.json.encode(accepted))
+
+        return push
+
+    async def _read(self, request: web.Request) -> bytes:
+        size = 0
+        chunks: list[bytes] = []
+        declared = request.content_length or 0
+        try:
+            async with asyncio.timeout(self._read_timeout):
+                async for chunk in request.content.iter_any():
+                    size += len(chunk)
+                    if max(size, declared) <= limits.MAX_COMPRESSED_BYTES:
+                        chunks.append(chunk)
+                    else:
+                        chunks.clear()
+                    if size > DRAIN_BYTES:
+                        break
+        except TimeoutError:
+            raise Problem(ProblemType.REQUEST_TIMEOUT, f"{size} bytes in {self._read_timeout:g} s") from None
+        except ConnectionError:  # nobody reads the answer; it is counted
+            raise Problem(ProblemType.REQUEST_TIMEOUT, "the sender went away") from None
+        if max(size, declared) > limits.MAX_COMPRESSED_BYTES:
+            raise Problem(ProblemType.TOO_LARGE, f"more than {limits.MAX_COMPRESSED_BYTES} bytes")
+        return b"".join(chunks)
+
+    async def _health(self, _request: web.Request) -> web.StreamResponse:
+        await self._store.ping()
+        state = {"status": "ok", "api": "raw", "version": settings.version(), "database": "ok"}
+        return _json(200, msgspec.json.encode(state))
+
+    async def _expose(self, _request: web.Request) -> web.StreamResponse:
+        text = generate_latest(self._metrics.registry)
+        return web.Response(body=text, headers={"Content-Type": CONTENT_TYPE_LATEST})
+
+    async def _contract(self, _request: web.Request) -> web.StreamResponse:
+        return _json(200, self._openapi)
+
+    async def _healthy(self, _request: web.Request) -> web.StreamResponse:
+        return web.Response(text="healthy\n")
+
+    async def _ready(self, _request: web.Request) -> web.StreamResponse:
+        await self._store.ping()
+        return web.Response(text="ready\n")
+
+    @web.middleware
+    async def _answer_problems(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        """Turn a Problem, an error of the router or a defect into a problem document, and count it."""
+        start = perf_counter()
+        try:
+            response = await handler(request)
+        except Problem as problem:
+            response = _problem(problem)
+        except web.HTTPMethodNotAllowed as error:
+            allow = ", ".join(sorted(error.allowed_methods))
+            response = _problem(Problem(ProblemType.METHOD_NOT_ALLOWED, f"it takes {allow}", allow=allow))
+        except web.HTTPNotFound:
+            response = _problem(Problem(ProblemType.NOT_FOUND, "the API's paths are in /openapi.json"))
+        except (ClientPayloadError, HttpProcessingError) as error:
+            response = _problem(Problem(ProblemType.MALFORMED_ENCODING, f"the body breaks off: {error}"))
+        except Exception:  # the last resort of a server: say it, count it, go on
+            log.exception("a request met a defect", path=request.path)
+            response = _problem(Problem(ProblemType.INTERNAL, "the log says more"))
+        feed = _FEEDS.get(request.path)
+        if feed is not None:
+            self._metrics.request(feed, response.status)
+            log.debug("answered", path=request.path, status=response.status, seconds=perf_counter() - start)
+        return response
+
+
+_FEEDS: Final = {f"/api/{feed.value}": feed for feed in Feed}
+
+
+def _json(status: int, body: bytes) -> web.Response:
+    return web.Response(status=status, body=body, headers={"Content-Type": "application/json"})
+
+
+def _problem(problem: Problem) -> web.Response:
+    response = web.Response(
+        status=problem.type.status, body=msgspec.json.encode(problem.document()), headers=problem.headers()
+    )
+    if problem.type in {ProblemType.REQUEST_TIMEOUT, ProblemType.TOO_LARGE}:
+        response.force_close()  # what is left of the body is not the next request
+    return response

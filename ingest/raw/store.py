@@ -1,0 +1,399 @@
+"""Pushes into MySQL: what arrives while a transaction runs shares the next one, each is answered after that commit.
+
+A few writers own a connection each. A writer takes what waits, resolves the hosts, and in one transaction inserts the
+samples, reads back which of them it won (`batch_id`), and inserts the processes of those. A deadlock or a lock that
+takes too long is tried again; an error that a batch's content causes is narrowed down to the push that causes it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import secrets
+from collections import deque
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from datetime import datetime
+from time import monotonic, perf_counter
+from typing import Final
+
+import pymysql
+
+from ingest.contract import limits
+from ingest.contract.metrics import Metrics
+from ingest.contract.problems import Problem, ProblemType, pointer
+from ingest.contract.wire import Accepted, Feed, ProcesosPush, Push
+from ingest.raw import mysql, statements
+from ingest.raw.mysql import Connection
+from ingest.raw.names import Names, News
+from ingest.raw.statements import Placed, ProcessRows
+from ingest.schema import partitions
+from latido import logs
+from latido.settings import Dsn
+
+log = logs.get(__name__)
+
+RETRY_AFTER_SECONDS: Final = 2
+TRIES: Final = 5
+"""Of a transaction that met a deadlock or a long lock."""
+STATEMENTS_SECONDS: Final = limits.TRANSACTION_SECONDS - 2.0
+"""A transaction that has not got to its commit by then is given up; the rest is for the commit."""
+BATCH_PUSHES: Final = 128
+BATCH_PROCESSES: Final = 50_000
+"""A batch takes no further push beyond this: it must end within `STATEMENTS_SECONDS`."""
+READER_SECONDS: Final = 4.0
+BOUNDS_SECONDS: Final = 60.0
+
+Key = tuple[int, int, int]
+HostKey = tuple[str, str]
+
+
+@dataclass
+class _Item:
+    feed: Feed
+    push: Push
+    answer: asyncio.Future[Accepted]
+    since: float = field(default_factory=perf_counter)
+    batch_id: int = field(default_factory=lambda: secrets.randbits(63))
+
+    @property
+    def processes(self) -> int:
+        push = self.push
+        if not isinstance(push, ProcesosPush):
+            return 0
+        return sum(len(sample.processes) + len(sample.exited) for sample in push.samples)
+
+
+class Store:
+    """The way into the database. `start` in a running loop, `close` at the end."""
+
+    def __init__(self, dsn: Dsn, metrics: Metrics, *, writers: int) -> None:
+        self._dsn = dsn
+        self._metrics = metrics
+        self._waiting: deque[_Item] = deque()
+        self._arrived = asyncio.Condition()
+        self._writer_count = writers
+        metrics.pool(writers)
+        self._writers: list[asyncio.Task[None]] = []
+        self._reader = _Reader(dsn)
+        self._names = Names()
+        self._bounds: Mapping[Feed, tuple[int, int]] = {}
+        self._bounds_read = -BOUNDS_SECONDS
+        self._bounds_lock = asyncio.Lock()
+        self._away = False
+
+    def start(self) -> None:
+        """Start the writers; they connect when there is something to write."""
+        self._writers = [asyncio.create_task(self._write()) for _ in range(self._writer_count)]
+
+    async def close(self) -> None:
+        """End the writers and cut the connections. Whoever still waits is answered UNAVAILABLE."""
+        for writer in self._writers:
+            writer.cancel()
+        await asyncio.gather(*self._writers, return_exceptions=True)
+        while self._waiting:
+            _fail(self._waiting.popleft(), _unavailable("the API is stopping"))
+        self._reader.close()
+
+    async def ping(self) -> None:
+        """Return when the database answers and has its tables. Raises Problem (UNAVAILABLE)."""
+        if not await self._read_bounds():
+            raise _unavailable("the database has no tables yet; `latido db upgrade` makes them")
+
+    async def store(self, feed: Feed, push: Push) -> Accepted:
+        """Store a push and return after the commit. Raises Problem: OUTSIDE_PARTITIONS, UNAVAILABLE or INTERNAL."""
+        await self._check_bounds(feed, push)
+        item = _Item(feed, push, asyncio.get_running_loop().create_future())
+        async with self._arrived:
+            self._waiting.append(item)
+            self._arrived.notify()
+        return await item.answer
+
+    # --- partitions ---
+
+    async def _check_bounds(self, feed: Feed, push: Push) -> None:
+        if monotonic() - self._bounds_read > BOUNDS_SECONDS:
+            await self._refresh_bounds()
+        if self._first_outside(feed, push) is None:
+            return
+        await self._refresh_bounds()  # before a refusal: a partition may have been made just now
+        outside = self._first_outside(feed, push)
+        if outside is not None:
+            low, high = self._bounds[feed]
+            raise Problem(
+                ProblemType.OUTSIDE_PARTITIONS,
+                f"partitions hold times from {low} until before {high}",
+                pointer("samples", outside, "sampled_at"),
+            )
+
+    def _first_outside(self, feed: Feed, push: Push) -> int | None:
+        low, high = self._bounds.get(feed, (0, 0))
+        samples: Sequence[statements.Sample] = push.samples
+        for index, sample in enumerate(samples):
+            if not low <= sample.sampled_at < high:
+                return index
+        return None
+
+    async def _refresh_bounds(self) -> None:
+        asked = monotonic()
+        async with self._bounds_lock:
+            if self._bounds_read > asked:  # whoever held the lock began after we asked
+                return
+            started = monotonic()
+            bounds = await self._read_bounds()
+            if not bounds:
+                raise _unavailable("the database has no tables yet; `latido db upgrade` makes them")
+            self._bounds, self._bounds_read = bounds, started
+
+    async def _read_bounds(self) -> Mapping[Feed, tuple[int, int]]:
+        rows = await self._reader.query(
+            "SELECT table_name, partition_name FROM information_schema.partitions"
+            " WHERE table_schema = DATABASE() AND partition_name IS NOT NULL"
+        )
+        return partitions.feed_bounds((str(table), str(partition)) for table, partition in rows)
+
+    # --- writers ---
+
+    async def _write(self) -> None:
+        connection: Connection | None = None
+        try:
+            while True:
+                batch = await self._take()
+                try:
+                    with self._metrics.connection():
+                        connection = await self._write_batch(connection, batch)
+                except Exception:  # a defect costs its batch, never the writer
+                    log.exception("a batch met a defect", pushes=len(batch))
+                    for item in batch:
+                        _fail(item, Problem(ProblemType.INTERNAL, "the log says more"))
+                    if connection is not None:
+                        connection.close()
+                        connection = None
+                finally:
+                    for item in batch:  # of a writer that is cancelled
+                        _fail(item, _unavailable("the API is stopping"))
+        finally:
+            if connection is not None:
+                connection.close()
+
+    async def _take(self) -> list[_Item]:
+        async with self._arrived:
+            await self._arrived.wait_for(lambda: bool(self._waiting))
+            batch: list[_Item] = []
+            processes = 0
+            while self._waiting and len(batch) < BATCH_PUSHES and (not batch or processes < BATCH_PROCESSES):
+                item = self._waiting.popleft()
+                processes += item.processes
+                batch.append(item)
+        now = perf_counter()
+        for item in batch:
+            self._metrics.took("queue", now - item.since)
+        return batch
+
+    async def _write_batch(self, connection: Connection | None, batch: Sequence[_Item]) -> Connection | None:
+        """Answer every item; return the connection if it is fit for another batch."""
+        try:
+            if connection is not None and not await connection.is_alive():
+                self._names.forget()
+                connection.close()
+                connection = None
+            if connection is None:
+                connection = await Connection.open(self._dsn)
+            answers = await self._try(connection, batch)
+        except (*mysql.AWAY, pymysql.MySQLError) as error:
+            if connection is not None:
+                connection.close()
+            self._names.forget()
+            if mysql.is_content(error):
+                return await self._narrow(batch, error)
+            if mysql.code(error) == mysql.NO_PARTITION:
+                # A partition was dropped after the check. Let the next check see it; the sender tries again.
+                self._bounds_read = -BOUNDS_SECONDS
+            self._now_away(mysql.reason(error))
+            for item in batch:
+                _fail(item, _unavailable("the database does not answer"))
+            return None
+        self._now_there()
+        for item, answer in zip(batch, answers, strict=True):
+            if not item.answer.done():
+                item.answer.set_result(answer)
+        return connection
+
+    def _now_away(self, reason: str) -> None:
+        if not self._away:
+            log.warning("the database does not take samples", reason=reason)
+        self._away = True
+
+    def _now_there(self) -> None:
+        if self._away:
+            log.info("the database takes samples again")
+        self._away = False
+
+    async def _narrow(self, batch: Sequence[_Item], error: BaseException) -> Connection | None:
+        """Store the pushes of a batch one by one: the server refused something that one of them holds."""
+        if len(batch) == 1:
+            log.error("the server refuses a push that the contract allows", reason=mysql.reason(error))
+            _fail(batch[0], Problem(ProblemType.INTERNAL, "the server refused a value; the log says which"))
+            return None
+        connection: Connection | None = None
+        for item in batch:
+            connection = await self._write_batch(connection, [item])
+        return connection
+
+    async def _try(self, connection: Connection, batch: Sequence[_Item]) -> list[Accepted]:
+        for attempt in range(1, TRIES + 1):
+            try:
+                hosts = await _resolve_hosts(connection, batch)
+                return await self._transaction(connection, batch, hosts)
+            except pymysql.MySQLError as error:
+                if mysql.code(error) not in mysql.DEADLOCK or attempt == TRIES:
+                    raise
+                log.debug("a transaction met another one", reason=mysql.reason(error), attempt=attempt)
+                await connection.execute("ROLLBACK")
+            await asyncio.sleep(random.uniform(0.01, 0.1) * attempt)  # noqa: S311 - jitter, not a secret
+        raise AssertionError("the last attempt returns or raises")
+
+    async def _transaction(
+        self, connection: Connection, batch: Sequence[_Item], hosts: Mapping[HostKey, int]
+    ) -> list[Accepted]:
+        metrics = self._metrics
+        rows: dict[str, int] = {}
+        news = News()
+        won: set[tuple[Key, int]] = set()
+        async with asyncio.timeout(STATEMENTS_SECONDS):
+            with metrics.timed("insert"):
+                await connection.execute("START TRANSACTION")
+                for feed in Feed:
+                    placed = [item for push in batch if push.feed is feed for item in _place(push, hosts)]
+                    if not placed:
+                        continue
+                    mine = await _insert_samples(connection, feed, placed)
+                    rows[feed.value] = len(mine)
+                    won |= mine
+                    if feed is Feed.PROCESOS:
+                        fresh = [item for item in placed if (item.key, item.batch_id) in mine]
+                        processes = statements.process_rows(fresh, self._names)
+                        rows |= await _insert_processes(connection, processes)
+                        news = processes.news
+        async with asyncio.timeout(limits.TRANSACTION_SECONDS - STATEMENTS_SECONDS):
+            with metrics.timed("commit"):
+                await connection.execute("COMMIT")
+        self._names.learn(news)
+        for table, count in rows.items():
+            metrics.rows(table, count)
+        answers = []
+        for item in batch:
+            accepted = sum((sample.key, sample.batch_id) in won for sample in _place(item, hosts))
+            answer = Accepted(accepted, len(item.push.samples) - accepted)
+            metrics.stored(item.feed, accepted=answer.accepted, duplicates=answer.duplicates)
+            answers.append(answer)
+        return answers
+
+
+def _place(item: _Item, hosts: Mapping[HostKey, int]) -> Iterable[Placed]:
+    host_id = hosts[(item.push.host, item.push.stream)]
+    return [Placed(host_id, item.batch_id, sample) for sample in item.push.samples]
+
+
+async def _insert_samples(connection: Connection, feed: Feed, placed: Sequence[Placed]) -> set[tuple[Key, int]]:
+    """Insert what is not there; return key and `batch_id` of the rows that are ours."""
+    inserted = 0
+    for statement in statements.feed_rows(feed, placed):
+        inserted += await connection.execute(statement)
+    if inserted == len(placed):  # a row that was there counts 0 (MySQL 8.4, INSERT … ON DUPLICATE KEY UPDATE)
+        return {(item.key, item.batch_id) for item in placed}
+    batches = {item.batch_id for item in placed}
+    won: set[tuple[Key, int]] = set()
+    for query in statements.winners(feed, placed):
+        for row in await connection.query(query):
+            host_id, sampled_at, seq, batch_id = row
+            if not (
+                isinstance(host_id, int)
+                and isinstance(sampled_at, datetime)
+                and isinstance(seq, int)
+                and isinstance(batch_id, int)
+            ):
+                raise TypeError(f"expected (int, datetime, int, int), got {row}")
+            if batch_id in batches:
+                won.add(((host_id, statements.milliseconds(sampled_at), seq), batch_id))
+    return won
+
+
+async def _insert_processes(connection: Connection, rows: ProcessRows) -> dict[str, int]:
+    for statement in rows.samples:
+        await connection.execute(statement)
+    for statement in rows.processes:
+        await connection.execute(statement)
+    return {"process_samples": rows.sample_count, "processes": rows.process_count}
+
+
+async def _resolve_hosts(connection: Connection, batch: Sequence[_Item]) -> Mapping[HostKey, int]:
+    """Return the ids of the hosts, making rows for new ones and keeping boot and kernel current.
+
+    Each statement commits by itself: no transaction of samples holds a lock on `hosts`.
+    """
+    wanted = {(item.push.host, item.push.stream): (item.push.boot_id, item.push.kernel) for item in batch}
+    async with asyncio.timeout(STATEMENTS_SECONDS):
+        known = await _read_hosts(connection, wanted)
+        new = [host for host in wanted if host not in known]
+        if new:
+            await connection.execute(statements.hosts((*host, *wanted[host]) for host in sorted(new)))
+            known = await _read_hosts(connection, wanted)
+        for host, (host_id, *values) in known.items():
+            if tuple(values) != wanted[host]:
+                await connection.execute(statements.host_update(host_id, *wanted[host]))
+    return {host: host_id for host, (host_id, _, _) in known.items()}
+
+
+async def _read_hosts(connection: Connection, wanted: Iterable[HostKey]) -> dict[HostKey, tuple[int, str, str]]:
+    rows = await connection.query(statements.host_query(wanted))
+    return {
+        (str(name), str(stream)): (int(str(host_id)), str(boot_id), str(kernel))
+        for host_id, name, stream, boot_id, kernel in rows
+    }
+
+
+class _Reader:
+    """One connection for questions, opened when needed, asked by one task at a time."""
+
+    def __init__(self, dsn: Dsn) -> None:
+        self._dsn = dsn
+        self._connection: Connection | None = None
+        self._lock = asyncio.Lock()
+
+    async def query(self, query: str) -> list[mysql.Row]:
+        """Run a query. Raises Problem (UNAVAILABLE)."""
+        try:
+            async with asyncio.timeout(READER_SECONDS), self._lock:
+                if self._connection is not None:
+                    # It may have gone since the last question: that one is asked again on a new one.
+                    with suppress(*mysql.AWAY):
+                        return await self._ask(self._connection, query)
+                self._connection = await Connection.open(self._dsn)
+                return await self._ask(self._connection, query)
+        except (*mysql.AWAY, pymysql.MySQLError) as error:
+            log.warning("the database does not answer", reason=mysql.reason(error))
+            raise _unavailable("the database does not answer") from None
+
+    async def _ask(self, connection: Connection, query: str) -> list[mysql.Row]:
+        try:
+            return await connection.query(query)
+        except BaseException:
+            connection.close()
+            self._connection = None
+            raise
+
+    def close(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+
+def _fail(item: _Item, problem: Problem) -> None:
+    if not item.answer.done():
+        item.answer.set_exception(problem)
+
+
+def _unavailable(detail: str) -> Problem:
+    return Problem(ProblemType.UNAVAILABLE, detail, retry_after=RETRY_AFTER_SECONDS)

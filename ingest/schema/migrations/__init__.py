@@ -1,0 +1,1 @@
+"""Alembic's folder: its environment and the revisions."""

@@ -1,0 +1,127 @@
+"""Each program works with its own user's rights, and the server refuses it everything else."""
+
+from __future__ import annotations
+
+import secrets
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from urllib.parse import quote
+
+import pymysql
+import pytest
+
+from dev.program import Start
+from ingest.contract import vectors
+from ingest.contract.wire import Feed
+from ingest.schema import database as schema_database
+from ingest.schema import grants, partitions, retain, upgrade
+from ingest.tests.clients import TABLES, Database, now_ms, push
+from ingest.tests.conftest import APIS
+from latido import settings
+
+DENIED = {1044, 1045, 1142, 1143, 1227}
+"""Access denied: to a database, a command on a table, a column, a global right."""
+
+
+def user_of(tables: str, program: str) -> str:
+    """Make a program's user on the server of `tables` and return its DSN; the SQL is what the command prints."""
+    admin = settings.dsn(tables)
+    name, password = f"l{secrets.token_hex(4)}_{program}", secrets.token_hex(8)
+    view = Database(admin)
+    view.run(f"CREATE USER '{name}'@'%' IDENTIFIED BY '{password}'")
+    for statement in grants.statements(admin.database, program, name, "%"):
+        view.run(statement)
+    view.close()
+    return f"mysql://{name}:{quote(password)}@{admin.host}:{admin.port}/{admin.database}"
+
+
+def refused(view: Database, statement: str) -> None:
+    with pytest.raises(pymysql.MySQLError) as caught:
+        view.run(statement)
+    assert caught.value.args[0] in DENIED, (statement, caught.value)
+
+
+@pytest.mark.parametrize("api", APIS)
+def test_the_apis_store_as_their_user_and_may_not_alter_or_delete(start: Start, tables: str, api: str) -> None:
+    dsn = user_of(tables, "ingest")
+    program = start("ingest", api, dsn=dsn)
+    for feed in Feed:
+        body = vectors.base(feed, now_ms())
+        for expected in ({"accepted": 1, "duplicates": 0}, {"accepted": 0, "duplicates": 1}):
+            answer = push(program.port, feed.value, body)
+            assert (answer.status, answer.json()) == (201, expected)
+        assert push(program.port, feed.value, {**body, "kernel": "6.99"}).status == 201  # updates `hosts`
+    view = Database(settings.dsn(dsn))
+    for table in TABLES:
+        for statement in (f"DELETE FROM {table}", f"DROP TABLE {table}", f"ALTER TABLE {table} COMMENT 'x'"):  # noqa: S608 - names of ours
+            refused(view, statement)
+    for statement in (
+        "UPDATE process_samples SET cpu_ns = 0",
+        "CREATE TABLE other (id INT)",
+        f"ALTER TABLE ram DROP PARTITION {partitions.name(datetime.now(UTC).date())}",
+        "SELECT * FROM mysql.user",
+    ):
+        refused(view, statement)
+    view.close()
+
+
+@pytest.mark.parametrize("program", ["bridge", "grafana", "history"])
+def test_readers_only_select(tables: str, program: str) -> None:
+    view = Database(settings.dsn(user_of(tables, program)))
+    assert view.counts() == dict.fromkeys(TABLES, 0)
+    for table in TABLES:
+        for statement in (
+            f"DELETE FROM {table}",  # noqa: S608 - names of ours
+            f"INSERT INTO {table} VALUES ()",  # noqa: S608
+            f"TRUNCATE TABLE {table}",
+            f"ALTER TABLE {table} COMMENT 'x'",
+        ):
+            refused(view, statement)
+    view.close()
+
+
+def test_retain_alters_days_and_nothing_of_hosts(tables: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    dsn = user_of(tables, "retain")
+    monkeypatch.setenv("LATIDO_DB_DSN", dsn)
+    assert retain.main(["--days=1", "--ahead=9"]) == 0
+    today = datetime.now(UTC).date()
+    expected = partitions.days(today - timedelta(days=1), today + timedelta(days=9))
+    with schema_database.connect(settings.dsn(tables)) as connection:
+        assert schema_database.read_days(connection) == dict.fromkeys(partitions.PARTITIONED, expected)
+    view = Database(settings.dsn(dsn))
+    for statement in (
+        "SELECT * FROM hosts",
+        "DROP TABLE hosts",
+        "ALTER TABLE hosts COMMENT 'x'",
+        "DELETE FROM ram",
+        "UPDATE ram SET seq = 0",
+        "CREATE TABLE other (id INT)",
+    ):
+        refused(view, statement)
+    view.close()
+
+
+def test_upgrade_makes_the_tables_and_reaches_no_other_database(bare: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    dsn = user_of(bare, "upgrade")
+    monkeypatch.setenv("LATIDO_DB_DSN", dsn)
+    assert upgrade.main([]) == 0
+    view = Database(settings.dsn(dsn))
+    refused(view, "SELECT * FROM mysql.user")
+    refused(view, "GRANT SELECT ON *.* TO CURRENT_USER()")
+    view.close()
+
+
+def test_the_command_prints_what_the_functions_say(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    config = tmp_path / "latido.yml"
+    config.write_text("db.dsn: mysql://root@127.0.0.1/la`tido\n")
+    flags = ["--program=retain", "--program=bridge", "--user-host=10.0.0.%", f"--config.file={config}"]
+    assert grants.main(flags) == 0
+    expected = [
+        f"{statement};"
+        for program in ("retain", "bridge")
+        for statement in grants.statements("la`tido", program, f"latido_{program}", "10.0.0.%")
+    ]
+    assert capsys.readouterr().out.splitlines() == expected
+    assert expected[0].startswith("GRANT SELECT, INSERT, CREATE, ALTER, DROP ON `la``tido`.ram TO")
+    assert grants.main(["--user-host=x' OR '"]) == 2
+    assert "expected a host" in capsys.readouterr().err

@@ -1,0 +1,85 @@
+"""The wheel, as a user installs it: alone, and with each extra alone."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from dev.program import Program
+
+PROGRAMS: dict[str, list[tuple[str, ...]]] = {
+    "exporter": [("exporter",)],
+    "ingest": [("ingest", "raw"), ("ingest", "orm")],
+    "bridge": [("bridge",)],
+}
+
+
+def run(*command: str | Path) -> str:
+    """Run a command and return what it prints; a failure shows it."""
+    environ = {name: value for name, value in os.environ.items() if name not in {"VIRTUAL_ENV", "PYTHONPATH"}}
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd="/", env=environ)
+    assert done.returncode == 0, f"{command}: {done.stdout}{done.stderr}"
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Build the wheel of this checkout."""
+    folder = tmp_path_factory.mktemp("wheel")
+    root = Path(__file__).parent.parent
+    run(sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "--no-build-isolation", "-w", folder, root)
+    (path,) = folder.glob("latido-*.whl")
+    return path
+
+
+def install(folder: Path, wheel: Path, extra: str) -> Path:
+    """Install the wheel with an extra, at the pinned versions, into a new environment; return its `bin`."""
+    run(sys.executable, "-m", "venv", "--without-pip", folder)
+    pins = folder / "constraints.txt"
+    text = (Path(__file__).parent.parent / "requirements.txt").read_text()
+    pins.write_text("".join(line.split(" \\")[0] + "\n" for line in text.splitlines() if line[:1].strip()))
+    name = f"latido[{extra}] @ file://{wheel}" if extra else f"latido @ file://{wheel}"
+    # The pip of this environment, which reaches an index however this machine is set up to, installs into the other.
+    pip = (sys.executable, "-m", "pip", "--python", folder / "bin" / "python")
+    run(*pip, "install", "-q", "--disable-pip-version-check", "--constraint", pins, name)
+    return folder / "bin"
+
+
+def test_the_wheel_holds_the_programs_and_no_tests(wheel: Path) -> None:
+    names = zipfile.ZipFile(wheel).namelist()
+    assert {"latido", "exporter", "ingest", "bridge_ws", "loadtest"} < {name.partition("/")[0] for name in names}
+    assert [] == [name for name in names if "/tests/" in name or name.startswith(("dev/", "tests/"))]
+    for data in ("ingest/contract/openapi.json", "bridge_ws/asyncapi.yaml", "bridge_ws/web/index.html"):
+        assert data in names
+
+
+def test_alone_it_has_help_and_names_the_extra_that_a_command_needs(wheel: Path, tmp_path: Path) -> None:
+    binaries = install(tmp_path / "venv", wheel, "")
+    listing = run(binaries / "latido", "--help")
+    for command in ("exporter", "ingest raw", "ingest orm", "bridge", "db upgrade", "db retain", "status"):
+        assert f"  {command}" in listing
+    for command, extra in (("exporter", "exporter"), ("bridge", "bridge"), ("status", "ingest")):
+        done = subprocess.run([binaries / "latido", command], capture_output=True, text=True, check=False)
+        assert done.returncode == 2
+        assert f"pip install 'latido[{extra}]'" in done.stderr
+        assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("extra", PROGRAMS)
+def test_each_extra_alone_starts_its_programs(wheel: Path, tmp_path: Path, extra: str) -> None:
+    binaries = install(tmp_path / "venv", wheel, extra)
+    for command in PROGRAMS[extra]:
+        # no database is there: a program starts all the same, and says that it is not ready
+        program = Program(command, environ={"LATIDO_DB_DSN": "mysql://latido@127.0.0.1:1/latido"}, bin=binaries)
+        try:
+            program.start("/-/healthy")
+            assert program.get("/-/ready")[0] == (200 if extra == "exporter" else 503)
+            assert program.stop() == 0
+        finally:
+            program.kill()
+            program.close()
