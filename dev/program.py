@@ -18,6 +18,8 @@ from dev.ports import free_port
 from dev.waiting import wait_for
 
 STOP_SECONDS: Final = 15
+_TIED: Final = ("setpriv", "--pdeathsig", "TERM")
+"""Should the tests be killed, it ends too. (It ends with the thread that starts it: prctl(2), PR_SET_PDEATHSIG.)"""
 
 
 class Start(Protocol):
@@ -36,6 +38,8 @@ class Program:
     environ: Mapping[str, str] = field(default_factory=dict)
     port: int = 0
     bin: Path = Path(sys.executable).parent
+    launcher: Sequence[str] = ()
+    """What takes COMMAND and FLAGS in place of the installed `latido`."""
     _process: subprocess.Popen[bytes] | None = None
     _log: IO[bytes] = field(default_factory=tempfile.TemporaryFile)
 
@@ -56,8 +60,7 @@ class Program:
         self.port = self.port or free_port()
         listen = f"--web.listen-address=127.0.0.1:{self.port}"
         self._process = subprocess.Popen(
-            # Should the tests be killed, it ends too.
-            ["setpriv", "--pdeathsig", "TERM", str(self.bin / "latido"), *self.command, listen, *self.flags],
+            [*_TIED, *(self.launcher or (str(self.bin / "latido"),)), *self.command, listen, *self.flags],
             env={**_plain_environment(), **self.environ},
             stdin=subprocess.DEVNULL,
             stdout=self._log,

@@ -22,7 +22,7 @@ from exporter.model import Source
 from exporter.push.delivery import Delivery, Envelope, HttpPoster, R, destinations
 from exporter.push.metrics import PushMetrics, SpoolCollector
 from exporter.push.sampler import Sampler
-from exporter.push.spool import Depth, Spool
+from exporter.push.spool import Depth, Loss, Spool
 from exporter.settings import PushSettings
 from latido import logs
 from latido.settings import SettingsError, read_secret
@@ -51,6 +51,7 @@ class Pusher:
         self._destinations = destinations(settings.mode, settings.urls)
         self._spool = Spool(settings.spool_path, [destination.name for destination in self._destinations])
         self._metrics = PushMetrics(registry, settings.urls)
+        self._count(self._spool.losses())  # of the stream, whichever process saw them
         self._sampler = Sampler(
             source,
             self._spool,
@@ -105,15 +106,19 @@ class Pusher:
     def _trim(self) -> None:
         oldest = _now_ms() - round(self._settings.spool_max_age * 1000)
         loss = self._spool.trim(self._settings.spool_max_bytes, oldest)
+        self._count(loss)
         for feed, count in loss.dropped.items():
-            self._metrics.dropped.labels(feed).inc(count)
-            self._metrics.lost.labels(feed).inc(loss.lost.get(feed, 0))
             log.warning(
                 "the spool is at its bound; its oldest samples are gone",
                 feed=feed.value,
                 samples=count,
                 lost=loss.lost.get(feed, 0),
             )
+
+    def _count(self, loss: Loss) -> None:
+        for counter, counts in ((self._metrics.dropped, loss.dropped), (self._metrics.lost, loss.lost)):
+            for feed, count in counts.items():
+                counter.labels(feed).inc(count)
 
     def _measure(self) -> Depth:
         """Ask the spool in its own thread; while that is busy for long, its last answer stands."""

@@ -130,6 +130,11 @@ def test_the_bound_pushes_out_the_oldest_and_tells_lost_from_delivered(open_spoo
     assert {Feed.RAM: 2} == loss.lost
     assert [9, 10] == seqs(spool, A)
     assert spool.depth().bytes <= 2 * one + one // 2
+    # and the count outlives the process that saw it
+    spool.close()
+    losses = open_spool(A, B).losses()
+    assert {Feed.RAM: 8, Feed.CPU: 0, Feed.PROCESOS: 0} == losses.dropped
+    assert {Feed.RAM: 4, Feed.CPU: 0, Feed.PROCESOS: 0} == losses.lost
 
 
 def test_a_refused_sample_is_kept_aside(open_spool: Open) -> None:
