@@ -14,6 +14,8 @@ from typing import Final
 
 import yaml
 
+from exporter.settings import this_host
+
 ROOT: Final = Path(__file__).parent.parent
 BINARIES: Final = ROOT / ".run" / "tools" / "prometheus" / "usr" / "bin"
 CONFIG: Final = ROOT / "prometheus" / "prometheus.yml"
@@ -35,12 +37,18 @@ def port_of(program: str, environ: Mapping[str, str]) -> int:
 
 
 def configuration(text: str, environ: Mapping[str, str]) -> str:
-    """Return `prometheus.yml` with each target's port replaced by the one that the environment names."""
+    """Return `prometheus.yml` for this stack: ports as the environment names them, rules by their full path.
+
+    The exporter's target gets the name that the exporter stores samples under, as `host`.
+    """
     document = yaml.safe_load(text)
+    document["rule_files"] = [str(CONFIG.parent / pattern) for pattern in document["rule_files"]]
     moved = {f"127.0.0.1:{default}": port_of(name, environ) for name, (_, default) in PORTS.items()}
     for job in document["scrape_configs"]:
         for static in job["static_configs"]:
             static["targets"] = [f"127.0.0.1:{moved[target]}" for target in static["targets"]]
+            if job["job_name"] == "latido-exporter":
+                static["labels"] = {"host": environ.get("LATIDO_PUSH_HOST") or this_host()}
     return str(yaml.safe_dump(document, sort_keys=False))
 
 
