@@ -237,13 +237,10 @@ async def test_wrong_passwords_leave_most_of_the_cpu_alone() -> None:
     passwords = Passwords()
     users = {b"me": bcrypt.hashpw(b"secret", bcrypt.gensalt(9))}
     wall, cpu = time.monotonic(), time.process_time()
-    attempt = 0
-    while time.monotonic() < wall + 1.5:
+    for attempt in range(12):
         assert not await passwords.right((b"me", b"%d" % attempt), users, "a")
-        attempt += 1
     share = (time.process_time() - cpu) / (time.monotonic() - wall)
     await passwords.stop()
-    assert attempt > 2
     assert share < 0.45
 
 
