@@ -110,7 +110,16 @@ def _serve_until_signal(server: uvicorn.Server, listener: socket.socket) -> int:
     signal.pthread_sigmask(signal.SIG_BLOCK, stops)  # in the thread too: they are waited for here
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, name="server")
     thread.start()
-    while signal.sigtimedwait(stops, SERVER_CHECK_SECONDS) is None:
+    # In a thread of its own, not by `sigtimedwait`: after a SIGSTOP that outlasts its time-out, CPython 3.11's returns
+    # as if a signal had come, and the API would end because a host or a debugger held it for a moment.
+    stopping = threading.Event()
+
+    def listen() -> None:
+        signal.sigwait(stops)
+        stopping.set()
+
+    threading.Thread(target=listen, name="signals", daemon=True).start()
+    while not stopping.wait(SERVER_CHECK_SECONDS):
         if not thread.is_alive():
             log.error("the server ended by itself")
             return 1

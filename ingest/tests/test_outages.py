@@ -268,6 +268,18 @@ def test_a_push_in_flight_is_answered_before_the_end(start: Start, tables: str, 
 
 
 @pytest.mark.parametrize("api", APIS)
+def test_a_program_that_is_held_for_a_while_goes_on(start: Start, tables: str, api: str) -> None:
+    """SIGSTOP, as of a debugger or a freezer, longer than any look for signals takes."""
+    program = start("ingest", api, dsn=tables)
+    assert push(program.port, "procesos", _body(1)).status == 201
+    os.kill(program.pid, signal.SIGSTOP)
+    time.sleep(2.5)  # the hold that the test is about
+    os.kill(program.pid, signal.SIGCONT)
+    assert push(program.port, "procesos", _body(2)).status == 201
+    assert "stopping" not in program.log()
+
+
+@pytest.mark.parametrize("api", APIS)
 def test_a_taken_port_is_one_line_and_status_2(tables: str, api: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]

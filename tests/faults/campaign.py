@@ -13,10 +13,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+from dev.mariadb import MariadbError
 from dev.program import Program
 from tests.faults import checks
 from tests.faults.checks import HostState
-from tests.faults.schedule import DATABASE, Fault
+from tests.faults.schedule import ALL, DATABASE, Fault
 from tests.faults.stack import NAMES, Plan, Stack
 
 RESIDENT_BYTES: Final = {"exporter": 160 << 20, "ingest": 448 << 20}
@@ -118,18 +119,22 @@ class Campaign:
             time.sleep(max(0.0, begin + fault.at - time.monotonic()))  # what the schedule says
             # What it strikes may not have come back yet: the machine has its own pace.
             for other, before in running:
-                if "all" in {fault.target, other.target} or other.target == fault.target:
+                if ALL in {fault.target, other.target} or other.target == fault.target:
                     before.result()
             sent, there = len(stack.ledger.sent), len(stack.ledger.acknowledged)
             self._say(f"{number:3}/{len(self._outcome.faults)} {fault}   [{sent} samples sent, {there} acknowledged]")
-            for _, before in running:
-                if before.done():
-                    before.result()  # a fault that could not be done ends the campaign
             running = [(other, before) for other, before in running if not before.done()]
-            running.append((fault, pool.submit(stack.strike, fault, self._rest)))
+            running.append((fault, pool.submit(self._strike, stack, fault)))
         for _, before in running:
             before.result()
         time.sleep(max(0.0, begin + self._outcome.seconds - time.monotonic()))
+
+    def _strike(self, stack: Stack, fault: Fault) -> None:
+        try:
+            stack.strike(fault, self._rest)
+        except (OSError, TimeoutError, MariadbError) as error:
+            # What it was to strike is gone, or did not come back.
+            self._violated(f"{fault}: {type(error).__name__}: {error}")
 
     def _rest(self, seconds: float) -> None:
         self._called_off.wait(seconds)
