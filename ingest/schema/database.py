@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -26,6 +27,12 @@ LOCK_SECONDS: Final = 60
 """How long one upgrade or retain waits for another one's GET_LOCK."""
 RETRY_SECONDS: Final = 0.5
 
+ALTER_LOCK_SECONDS: Final = 2
+ALTER_TRIES: Final = 10
+"""An API's transaction lasts 10 s at most (ingest.contract.limits): 10 tries see it end."""
+ALTER_PAUSE_SECONDS: Final = 1.0
+
+_LOCK_WAIT_TIMEOUT: Final = frozenset({1205, 1213})
 _REFUSED: Final = frozenset({1044, 1045, 1049, 1698})
 """Access denied, unknown database: waiting does not help (MariaDB: Error Codes)."""
 
@@ -99,6 +106,28 @@ def turn(connection: Connection, database: str) -> Iterator[None]:
     finally:
         if not connection.invalidated:
             connection.exec_driver_sql("SELECT RELEASE_LOCK(%s)", (name,))
+
+
+def alter(connection: Connection, statement: str, table: str) -> None:
+    """Run an ALTER TABLE beside programs that use the table.
+
+    One that waits for a table blocks every insert behind it, so each try waits `ALTER_LOCK_SECONDS` at most and steps
+    aside. Raises SettingsError when the table stays locked.
+    """
+    connection.exec_driver_sql(f"SET SESSION lock_wait_timeout = {ALTER_LOCK_SECONDS}")
+    for attempt in range(1, ALTER_TRIES + 1):
+        try:
+            connection.exec_driver_sql(statement)
+        except DBAPIError as error:
+            if code(error) not in _LOCK_WAIT_TIMEOUT:
+                raise
+            log.warning("a table is busy", table=table, attempt=attempt, tries=ALTER_TRIES)
+        else:
+            return
+        time.sleep(ALTER_PAUSE_SECONDS * random.uniform(0.5, 1.5))  # noqa: S311 - jitter, not a secret
+    raise SettingsError(
+        f"table {table} was locked in each of {ALTER_TRIES} tries; is a long query or a backup running?"
+    )
 
 
 def read_days(connection: Connection) -> Mapping[str, tuple[date, ...]]:

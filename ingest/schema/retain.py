@@ -1,13 +1,11 @@
 """`latido db retain`: make the partitions of coming days, drop those of expired ones.
 
-A whole day goes at once, whatever it holds. An ALTER that waits for a table blocks every insert behind it, so each
-waits `LOCK_WAIT_SECONDS` at most, steps aside and tries again. Days are those of the database's clock.
+A whole day goes at once, whatever it holds. Days are those of the database's clock.
 """
 
 from __future__ import annotations
 
 import os
-import random
 import signal
 import time
 from collections.abc import Sequence
@@ -26,14 +24,8 @@ log = logs.get(__name__)
 
 PROG: Final = "latido db retain"
 
-LOCK_WAIT_SECONDS: Final = 2
-TRIES: Final = 10
-"""An API's transaction lasts 10 s at most (ingest.contract.limits): 10 tries see it end."""
-PAUSE_SECONDS: Final = 1.0
 AWAY_SECONDS: Final = 5.0
 """With --every: how soon a database that was away is tried again."""
-
-_LOCK_WAIT_TIMEOUT: Final = frozenset({1205, 1213})
 
 
 @dataclass(frozen=True)
@@ -109,30 +101,15 @@ def retain(connection: Connection, *, keep: int, ahead: int) -> None:
     absent = [table for table in partitions.PARTITIONED if table not in held]
     if absent:
         raise SettingsError(f"no partitioned table {', '.join(absent)}; `latido db upgrade` makes the tables")
-    connection.exec_driver_sql(f"SET SESSION lock_wait_timeout = {LOCK_WAIT_SECONDS}")
     today = database.today(connection)
     plans = {table: partitions.plan(held[table], today, keep=keep, ahead=ahead) for table in partitions.PARTITIONED}
     for table, plan in plans.items():
         if plan.make:
-            _alter(connection, f"ALTER TABLE {table} ADD PARTITION {partitions.definitions(plan.make)}", table)
+            database.alter(connection, f"ALTER TABLE {table} ADD PARTITION {partitions.definitions(plan.make)}", table)
             log.info("made partitions", table=table, first=partitions.name(plan.make[0]), count=len(plan.make))
     for table, plan in plans.items():
         if plan.drop:
             names = ", ".join(partitions.name(day) for day in plan.drop)
-            _alter(connection, f"ALTER TABLE {table} DROP PARTITION {names}", table)
+            database.alter(connection, f"ALTER TABLE {table} DROP PARTITION {names}", table)
             log.info("dropped partitions", table=table, names=names)
     log.info("partitions are as they should be", keep_days=keep, ahead_days=ahead, today=today.isoformat())
-
-
-def _alter(connection: Connection, statement: str, table: str) -> None:
-    for attempt in range(1, TRIES + 1):
-        try:
-            connection.exec_driver_sql(statement)
-        except DBAPIError as error:
-            if database.code(error) not in _LOCK_WAIT_TIMEOUT:
-                raise
-            log.warning("a table is busy", table=table, attempt=attempt, tries=TRIES)
-        else:
-            return
-        time.sleep(PAUSE_SECONDS * random.uniform(0.5, 1.5))  # noqa: S311 - jitter, not a secret
-    raise SettingsError(f"table {table} was locked in each of {TRIES} tries; is a long query or a backup running?")

@@ -70,7 +70,8 @@ def upgrade(connection: Connection, *, days_back: int, ahead: int) -> None:
     for table, held in database.read_days(connection).items():
         coming = partitions.missing(held, today, ahead=ahead)
         if coming:
-            connection.exec_driver_sql(f"ALTER TABLE {table} ADD PARTITION {partitions.definitions(coming)}")
+            statement = f"ALTER TABLE {table} ADD PARTITION {partitions.definitions(coming)}"
+            database.alter(connection, statement, table)
             log.info("made partitions", table=table, first=partitions.name(coming[0]), count=len(coming))
     held = database.read_days(connection)["procesos"]
     log.info("the database is up to date", first_day=held[0].isoformat(), last_day=held[-1].isoformat())
