@@ -1,10 +1,10 @@
 """`latido db grants`: print the SQL that gives each program's database user the rights it needs, and no others.
 
-Printed, not run: users, their passwords and where they may come from are their administrator's to decide. A user must
-exist before it is granted anything; docs/database.md shows both steps. Table rights name tables, so the tables come
-first (`latido db upgrade`). `… ON DUPLICATE KEY UPDATE` wants UPDATE even where it sets a column to itself; MariaDB
-10.11 refuses it to who may update that column alone, hence UPDATE of whole tables. Of the numbers of processes, which
-are inserted by whoever won their sample's row, nobody needs it.
+Printed, and run only with `--apply`: users, their passwords and where they may come from are their administrator's to
+decide. A user must exist before it is granted anything; docs/database.md shows both steps. Table rights name tables, so
+the tables come first (`latido db upgrade`). `… ON DUPLICATE KEY UPDATE` wants UPDATE even where it sets a column to
+itself; MariaDB 10.11 refuses it to who may update that column alone, hence UPDATE of whole tables. Of the numbers of
+processes, which are inserted by whoever won their sample's row, nobody needs it.
 """
 
 from __future__ import annotations
@@ -16,9 +16,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from ingest.schema import partitions
+from sqlalchemy.exc import DBAPIError
+
+from ingest.schema import database, partitions
 from latido import settings
-from latido.settings import DatabaseSettings, LogSettings, group, setting
+from latido.settings import DatabaseSettings, Dsn, LogSettings, SettingsError, group, setting
 
 PROG: Final = "latido db grants"
 
@@ -79,6 +81,12 @@ class GrantsSettings:
     )
     host: str = setting("user-host", host, "localhost", "where the users connect from", metavar="HOST")
     prefix: str = setting("user-prefix", prefix, "latido_", "users are named by it and the program", metavar="PREFIX")
+    apply: bool = setting(
+        "apply",
+        settings.boolean,
+        "false",
+        "run the statements, too, as the user of --db.dsn, who must hold what it grants",
+    )
     database: DatabaseSettings = group(DatabaseSettings)
     log: LogSettings = group(LogSettings)
 
@@ -92,18 +100,34 @@ def _run(argv: Sequence[str]) -> int:
     given = settings.load(
         GrantsSettings,
         PROG,
-        "Print the SQL that grants each program's user what it needs. Connects to nothing: of --db.dsn the\n"
-        "database's name alone is used.",
+        "Print the SQL that grants each program's user what it needs. Without --apply it connects to nothing: of\n"
+        "--db.dsn the database's name alone is used.",
         argv,
         os.environ,
     )
-    for name in given.programs or tuple(PROGRAMS):
-        for statement in statements(given.database.dsn.database, name, f"{given.prefix}{name}", given.host):
-            sys.stdout.write(f"{statement};\n")
+    wanted = [
+        statement
+        for name in given.programs or tuple(PROGRAMS)
+        for statement in statements(given.database.dsn.database, name, f"{given.prefix}{name}", given.host)
+    ]
+    for statement in wanted:
+        sys.stdout.write(f"{statement};\n")
+    if given.apply:
+        _apply(given.database.resolved(), wanted)
     return 0
 
 
-def statements(database: str, program: str, user: str, host: str) -> list[str]:
+def _apply(dsn: Dsn, wanted: Sequence[str]) -> None:
+    try:
+        with database.connect(dsn) as connection:
+            for statement in wanted:
+                # A pattern such as `%` in a user's host is no placeholder.
+                connection.exec_driver_sql(statement.replace("%", "%%"))
+    except DBAPIError as error:
+        raise SettingsError(f"{dsn}: {database.reason(error)}") from None
+
+
+def statements(schema: str, program: str, user: str, host: str) -> list[str]:
     """Return the GRANT statements of a program (a key of `PROGRAMS`) for a user that exists."""
-    name = "`" + database.replace("`", "``") + "`"
+    name = "`" + schema.replace("`", "``") + "`"
     return [f"GRANT {rights} ON {name}.{table} TO '{user}'@'{host}'" for table, rights in PROGRAMS[program].items()]

@@ -125,3 +125,24 @@ def test_the_command_prints_what_the_functions_say(capsys: pytest.CaptureFixture
     assert expected[0].startswith("GRANT SELECT, INSERT, CREATE, ALTER, DROP ON `la``tido`.ram TO")
     assert grants.main(["--user-host=x' OR '"]) == 2
     assert "expected a host" in capsys.readouterr().err
+
+
+def test_apply_grants_what_is_printed(
+    tables: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    admin = settings.dsn(tables)
+    prefix, password = f"l{secrets.token_hex(4)}_", secrets.token_hex(8)
+    view = Database(admin)
+    view.run(f"CREATE USER '{prefix}bridge'@'%' IDENTIFIED BY '{password}'")
+    monkeypatch.setenv("LATIDO_DB_DSN", tables)
+    flags = ["--program=bridge", f"--user-prefix={prefix}", "--user-host=%"]
+    assert grants.main([*flags, "--apply"]) == 0
+    expected = grants.statements(admin.database, "bridge", f"{prefix}bridge", "%")
+    assert [f"{statement};" for statement in expected] == capsys.readouterr().out.splitlines()
+    reader = Database(settings.dsn(f"mysql://{prefix}bridge:{password}@{admin.host}:{admin.port}/{admin.database}"))
+    reader.run("SELECT * FROM hosts")
+    refused(reader, "DELETE FROM hosts")
+    reader.close()
+    assert grants.main(["--program=ingest", f"--user-prefix={prefix}", "--apply"]) == 2
+    assert capsys.readouterr().err.startswith(f"latido db grants: mysql://{admin.user}@")  # nobody of that name
+    view.close()
