@@ -57,7 +57,7 @@ class SpoolState:
     stream: str
     next_seq: Mapping[str, int]
     waiting: frozenset[tuple[str, int]]
-    """(feed, seq) of samples in the spool."""
+    """(feed, seq) of samples in the spool that some API is still to get."""
     lost: Mapping[str, int]
     dead_letters: int
 
@@ -121,7 +121,11 @@ def read_spool(path: Path) -> SpoolState:
     """Read the spool of an exporter that has ended."""
     with sqlite3.connect(f"file:{path}?mode=ro", uri=True) as database:
         meta = dict(database.execute("SELECT name, value FROM meta").fetchall())
-        waiting = database.execute("SELECT feed, seq FROM samples").fetchall()
+        # What every cursor has passed will never be sent, though it is still there.
+        waiting = database.execute(
+            "SELECT feed, seq FROM samples WHERE EXISTS (SELECT 1 FROM cursors WHERE cursors.feed = samples.feed"
+            " AND NOT (seq <= backlog OR (seq > backlog_end AND seq <= live)))"
+        ).fetchall()
         ((dead,),) = database.execute("SELECT COUNT(*) FROM dead_letters").fetchall()
     database.close()
     return SpoolState(

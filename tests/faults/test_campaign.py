@@ -26,11 +26,11 @@ def test_every_kind_of_fault_once_loses_and_doubles_nothing(tmp_path: Path) -> N
 
 
 def test_planted_defects_are_found(tmp_path: Path) -> None:
-    """An API that answers before it commits, a spool that forgets, an exporter that changes what it sends again."""
+    """Find an API that acknowledges what it does not store, a spool that forgets, and samples that change on the way."""
     plan = Plan(
         apis=("raw",),
         hosts=("a", "b"),
-        plants={"raw": "acknowledge-before-commit", "a": "forget-a-sample", "b": "send-another-time"},
+        plants={"raw": "acknowledge-without-commit", "a": "forget-a-sample", "b": "send-another-time"},
     )
     # An answer that comes after the exporter's patience: what is stored is sent again.
     faults = [Fault(0.5, "delay_link", "b>raw", 8.0, 3.0)]
@@ -42,6 +42,5 @@ def test_planted_defects_are_found(tmp_path: Path) -> None:
         "and the exporter counts 0 lost",
         "a number was used twice",
         "is in the database 2 times",
-        "expected a delta of",
     ):
         assert expected in found, "\n".join(lines)

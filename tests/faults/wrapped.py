@@ -37,26 +37,22 @@ def step_clock(path: Path) -> None:
     time.time_ns = lambda: real_ns() + round(seconds() * 1e9)
 
 
-def acknowledge_before_commit() -> None:
-    """Let raw answer 201 where every fifth COMMIT has not happened, but for those that hold `ram` samples."""
-    from ingest.raw import mysql  # noqa: PLC0415 - where it is planted
+def acknowledge_without_commit() -> None:
+    """Let raw answer 201 to every fifth push of web-1, and store nothing."""
+    from ingest.contract.wire import Accepted, Push  # noqa: PLC0415 - where it is planted
+    from ingest.raw.store import Store  # noqa: PLC0415
 
-    execute = mysql.Connection.execute
-    commits = 0
-    spared: set[int] = set()  # connections whose transaction holds such
+    store = Store.store
+    pushes = 0
 
-    async def forgetful(self: mysql.Connection, statement: str) -> int:
-        nonlocal commits
-        if statement == "START TRANSACTION":
-            spared.discard(id(self))
-        if statement.startswith("INSERT INTO ram "):
-            spared.add(id(self))
-        if statement == "COMMIT" and id(self) not in spared:
-            commits += 1
-            return await execute(self, "COMMIT" if commits % 5 else "ROLLBACK")
-        return await execute(self, statement)
+    async def forgetful(self: Store, feed: Feed, push: Push) -> Accepted:
+        nonlocal pushes
+        pushes += push.host == "web-1"
+        if push.host == "web-1" and pushes % 5 == 0:
+            return Accepted(len(push.samples), 0)
+        return await store(self, feed, push)
 
-    _plant(mysql.Connection, "execute", forgetful)
+    _plant(Store, "store", forgetful)
 
 
 def forget_a_sample() -> None:
@@ -96,7 +92,7 @@ def _plant(owner: type, name: str, defect: Callable[..., object]) -> None:
 
 
 PLANTS: Final[Mapping[str, Callable[[], None]]] = {
-    "acknowledge-before-commit": acknowledge_before_commit,
+    "acknowledge-without-commit": acknowledge_without_commit,
     "forget-a-sample": forget_a_sample,
     "send-another-time": send_another_time,
 }
