@@ -1,6 +1,6 @@
 # The commands of this repository; `make help` lists them.
 .DEFAULT_GOAL := help
-.PHONY: help up status latido test check format requirements modules bench clean
+.PHONY: help up status latido test faults check format requirements modules bench clean
 PY := .venv/bin/python
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 # Moves a part of `make up` elsewhere: make up EXPORTER_PORT=20110
@@ -35,6 +35,9 @@ modules: ## build the kernel modules for this kernel, install and load them (nee
 
 bench: ## run every benchmark against its real alternative
 	@$(PY) -m loadtest.benchmarks all
+
+faults: ## kill, cut, freeze and fill everything for 10 minutes, then count every sample: make faults ARGS='--seed 7'
+	@$(PY) -m tests.faults $(ARGS)
 
 check: ## format, lint, types, imports
 	@$(PY) -m ruff format --check .

@@ -26,7 +26,7 @@ def test_every_kind_of_fault_once_loses_and_doubles_nothing(tmp_path: Path) -> N
 
 
 def test_planted_defects_are_found(tmp_path: Path) -> None:
-    """Find an API that acknowledges what it does not store, a spool that forgets, and samples that change on the way."""
+    """Find an API that acknowledges what it does not store, a spool that forgets, samples that change on the way."""
     plan = Plan(
         apis=("raw",),
         hosts=("a", "b"),
