@@ -1,14 +1,14 @@
 """Delivery: what waits in the spool is posted to an ingest API until that API acknowledges it.
 
 Each destination has its own task and its own cursor, so that one that is down delays no other. What an answer means
-is decided by the pure `judge`. After an outage live samples go first, and the backlog drains beside them at a bounded
-rate: a fleet that returns must not flood the APIs. What waits, waits on a condition or a bounded, jittered delay.
+is decided by the pure `judge`. After an outage live samples go on at once, and the backlog drains beside them at a
+bounded rate, and slower where answers are slow: a fleet that returns must not flood the APIs. What waits, waits on a
+condition or a bounded, jittered delay.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import enum
 import functools
 import random
@@ -32,10 +32,13 @@ log = logs.get(__name__)
 
 R = TypeVar("R")
 
-BATCH_SAMPLES: Final = 100
+BATCH_SAMPLES: Final = 20
 """In one request. More than that waiting is a backlog."""
-BATCH_BYTES: Final = 4 << 20
-"""Of JSON, a sixteenth of what the contract takes: a backlog drains in requests that commit in well under a second."""
+BATCH_BYTES: Final = 1 << 20
+"""Of JSON, some 3,000 processes: a live sample that meets a backlog's requests in an API waits for few of these."""
+BACKLOG_SHARE: Final = 1 / 20
+"""Of its time a backlog waits for answers, at most. So a fleet of 100 that returns at once has 5 requests under way at
+an API on average, however slow that is: the slower the answers, the longer the pauses."""
 
 FIRST_DELAY: Final = 0.5
 LONGEST_DELAY: Final = 30.0
@@ -169,10 +172,18 @@ def destinations(mode: str, urls: Sequence[str]) -> list[Destination]:
     return [Destination(mode, tuple(urls), rotate=mode == "split")] if urls else []
 
 
+@dataclass
+class _Lane:
+    """Live samples or the backlog: each has its own failures, so that the wait of one is not the other's."""
+
+    failures: int = 0
+
+
 class Delivery:
     """Delivers one spool to one destination until cancelled. `in_thread` runs a spool call off the event loop.
 
-    `backlog_rate` is in samples a second.
+    `backlog_rate` is in samples a second. Live samples and the backlog are two tasks: a live sample waits for no
+    request of the backlog, and the backlog rests while live samples do not get through.
     """
 
     def __init__(
@@ -193,11 +204,11 @@ class Delivery:
         self._envelope = envelope
         self._metrics = metrics
         self._backlog_rate = backlog_rate
-        self._backlog_due = 0.0
         self._next = 0
         self._avoided: dict[str, float] = {}
         self._news = asyncio.Event()
-        self._failures = 0
+        self._behind = asyncio.Event()
+        self._flows = asyncio.Event()
         self._troubled_since: float | None = None
 
     def notify(self) -> None:
@@ -205,78 +216,91 @@ class Delivery:
         self._news.set()
 
     async def run(self) -> None:
-        """Deliver for ever: all that is live, then of the backlog what its rate allows."""
+        """Deliver for ever: all that is live, and of the backlog what its rate allows."""
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._run_live())
+            tasks.create_task(self._run_backlog())
+
+    async def _run_live(self) -> None:
+        lane = _Lane()
         while True:
             self._news.clear()
-            try:
-                delay = await self._live()
-                patient = delay is not None
-                if delay is None:
-                    delay = await self._backlog()
-            except sqlite3.Error as error:
-                # A full disk, mostly. What was acknowledged is sent again once there is room: a duplicate, no loss.
-                delay, patient = self._retry(Answer(0, f"the spool cannot be used: {error}")), True
-            await self._rest(delay, patient=patient)
-
-    async def _rest(self, delay: float | None, *, patient: bool) -> None:
-        """Wait for news, or so long; a `patient` wait is not cut short by news, for the API asked for it."""
-        if patient and delay is not None:
-            await asyncio.sleep(delay)
-            return
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(delay):
+            delay = await self._attempt(self._live, lane)
+            if delay is None:
+                self._flows.set()
                 await self._news.wait()
+            else:
+                self._flows.clear()
+                await asyncio.sleep(delay)  # not cut short by news: the API asked for it
 
-    async def _live(self) -> float | None:
+    async def _run_backlog(self) -> None:
+        lane = _Lane()
+        while True:
+            await self._flows.wait()
+            self._behind.clear()
+            delay = await self._attempt(self._backlog, lane)
+            if delay is None:
+                await self._behind.wait()
+            else:
+                await asyncio.sleep(delay)
+
+    async def _attempt(self, deliver: Callable[[_Lane], Awaitable[float | None]], lane: _Lane) -> float | None:
+        try:
+            return await deliver(lane)
+        except sqlite3.Error as error:
+            # A full disk, mostly. What was acknowledged is sent again once there is room: a duplicate, no loss.
+            return self._retry(lane, Answer(0, f"the spool cannot be used: {error}"))
+
+    async def _live(self, lane: _Lane) -> float | None:
         """Post until nothing live waits (None) or the destination wants a pause (seconds)."""
         busy = True
         while busy:
             busy = False
             for feed in Feed:
-                samples = await self._in_thread(functools.partial(self._pending, feed))
+                aside, samples = await self._in_thread(functools.partial(self._pending, feed))
+                if aside:
+                    self._behind.set()
                 if samples:
-                    delay = await self._deliver(feed, samples)
+                    delay = await self._deliver(lane, feed, samples)
                     if delay is not None:
                         return delay
                     busy = True
         return None
 
-    async def _backlog(self) -> float | None:
-        """Post one batch of the backlog if it is due; return seconds until the next, None if there is no backlog."""
-        wait = self._backlog_due - time.monotonic()
-        if wait > 0:
-            return wait
+    async def _backlog(self, lane: _Lane) -> float | None:
+        """Post one batch of the backlog; return seconds until the next is due, None if there is no backlog."""
         for feed in Feed:
             samples = await self._in_thread(functools.partial(self._waiting_behind, feed))
             if samples:
-                delay = await self._deliver(feed, samples)
-                self._backlog_due = time.monotonic() + (delay or len(samples) / self._backlog_rate)
-                return self._backlog_due - time.monotonic()
+                began = time.monotonic()
+                delay = await self._deliver(lane, feed, samples)
+                took = time.monotonic() - began
+                return max(delay or 0.0, len(samples) / self._backlog_rate - took, took / BACKLOG_SHARE - took)
         return None
 
-    def _pending(self, feed: Feed) -> list[Stored]:
+    def _pending(self, feed: Feed) -> tuple[int, list[Stored]]:
         name = self._destination.name
         aside = self._spool.set_aside(name, feed, BATCH_SAMPLES)
         if aside:
             log.info("a backlog drains beside live samples", destination=name, feed=feed.value, samples=aside)
-        return self._spool.pending(name, feed, BATCH_SAMPLES, BATCH_BYTES)
+        return aside, self._spool.pending(name, feed, BATCH_SAMPLES, BATCH_BYTES)
 
     def _waiting_behind(self, feed: Feed) -> list[Stored]:
         return self._spool.backlog(self._destination.name, feed, BATCH_SAMPLES, BATCH_BYTES)
 
-    async def _deliver(self, feed: Feed, samples: list[Stored]) -> float | None:
+    async def _deliver(self, lane: _Lane, feed: Feed, samples: list[Stored]) -> float | None:
         answer = await self._post(feed, samples)
         if answer.verdict is Verdict.STORED:
-            return await self._stored(feed, samples, answer)
+            return await self._stored(lane, feed, samples, answer)
         if answer.verdict is Verdict.PAUSE:
             return self._pause(answer)
         if answer.verdict is Verdict.RETRY:
-            return self._retry(answer)
+            return self._retry(lane, answer)
         if len(samples) > 1:
             # One of them is at fault: halves find it in few requests, and the others are stored on the way.
             middle = len(samples) // 2
-            delay = await self._deliver(feed, samples[:middle])
-            return delay if delay is not None else await self._deliver(feed, samples[middle:])
+            delay = await self._deliver(lane, feed, samples[:middle])
+            return delay if delay is not None else await self._deliver(lane, feed, samples[middle:])
         await self._bury(feed, samples[0], answer)
         return None
 
@@ -306,7 +330,7 @@ class Delivery:
         now = time.monotonic()
         return sorted(urls, key=lambda url: self._avoided.get(url, 0.0) > now)
 
-    async def _stored(self, feed: Feed, samples: list[Stored], answer: Answer) -> float | None:
+    async def _stored(self, lane: _Lane, feed: Feed, samples: list[Stored], answer: Answer) -> float | None:
         try:
             accepted = msgspec.json.decode(answer.text, type=Accepted)
         except msgspec.DecodeError:
@@ -318,7 +342,7 @@ class Delivery:
         self._metrics.duplicates.labels(answer.url, feed).inc(accepted.duplicates)
         self._metrics.last_success.labels(answer.url).set_to_current_time()
         self._metrics.paused.labels(answer.url).set(0)
-        self._failures = 0
+        lane.failures = 0
         if self._troubled_since is not None:
             seconds = round(time.monotonic() - self._troubled_since)
             log.info("push delivers again", url=answer.url, after_seconds=seconds)
@@ -343,10 +367,10 @@ class Delivery:
         self._trouble("push is refused; every sample is kept until this is mended", answer)
         return PAUSE_DELAY
 
-    def _retry(self, answer: Answer) -> float:
+    def _retry(self, lane: _Lane, answer: Answer) -> float:
         self._trouble("push does not get through; every sample is kept and tried again", answer)
-        delay = retry_delay(self._failures, answer.retry_after, random.random)
-        self._failures += 1
+        delay = retry_delay(lane.failures, answer.retry_after, random.random)
+        lane.failures += 1
         return delay
 
     def _trouble(self, event: str, answer: Answer) -> None:

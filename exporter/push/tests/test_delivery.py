@@ -10,7 +10,7 @@ import contextlib
 import gzip
 import json
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -21,6 +21,7 @@ from prometheus_client import CollectorRegistry
 
 from dev.waiting import wait_until
 from exporter.push.delivery import (
+    BACKLOG_SHARE,
     Delivery,
     Destination,
     Envelope,
@@ -44,6 +45,7 @@ class Script:
     """A server whose `answer` decides on the samples of each request."""
 
     answer: Callable[[list[int]], web.Response]
+    before: Callable[[list[int]], Awaitable[None]] | None = None
     requests: list[list[int]] = field(default_factory=list)
     headers: list[dict[str, str]] = field(default_factory=list)
     arrived: asyncio.Condition = field(default_factory=asyncio.Condition)
@@ -53,6 +55,8 @@ class Script:
         seqs = [sample["seq"] for sample in body["samples"]]
         self.requests.append(seqs)
         self.headers.append(dict(request.headers))
+        if self.before is not None:
+            await self.before(seqs)
         response = self.answer(seqs)
         async with self.arrived:
             self.arrived.notify_all()
@@ -233,17 +237,40 @@ def test_modes_are_destinations() -> None:
 
 async def test_live_samples_go_first_and_the_backlog_keeps_to_its_rate(tmp_path: Path) -> None:
     script = Script(stored)
-    async with delivering(tmp_path, script, 250, backlog_rate=400.0) as (spool, _, _, delivery):
+    async with delivering(tmp_path, script, 50, backlog_rate=20.0) as (spool, _, _, delivery):
         await wait_until(lambda: len(script.requests) >= 1, "a first batch of the backlog")
         started = time.monotonic()
         fill(spool, 1)
         delivery.notify()
-        await wait_until(lambda: [251] in script.requests, "the live sample")
-        # a batch of 100 holds 400 a second back for a quarter of a second: the live sample did not wait for it
-        assert [list(range(1, 101)), [251]] == script.requests[:2]
+        await wait_until(lambda: [51] in script.requests, "the live sample")
+        # a batch of 20 holds 20 a second back for a second: the live sample did not wait for it
+        assert [list(range(1, 21)), [51]] == script.requests[:2]
         await wait_until(lambda: spool.depth().samples == 0, "an empty spool")
-        assert time.monotonic() - started >= 0.4
-    assert list(range(1, 252)) == sorted(seq for seqs in script.requests for seq in seqs)
+        assert time.monotonic() - started >= 1.9
+    assert list(range(1, 52)) == sorted(seq for seqs in script.requests for seq in seqs)
+
+
+async def test_a_backlog_leaves_a_slow_api_in_peace_and_holds_up_no_live_sample(tmp_path: Path) -> None:
+    """Its requests take the API a twentieth of the time at most, so that a fleet's do not pile up there."""
+    times: list[float] = []
+    hold, held = asyncio.Event(), asyncio.Event()
+
+    async def slowly(seqs: list[int]) -> None:
+        if len(seqs) > 1:
+            times.append(time.monotonic())
+            held.set()
+            await hold.wait()
+
+    script = Script(stored, slowly)
+    async with delivering(tmp_path, script, 40, backlog_rate=1e6) as (spool, _, _, delivery):
+        await held.wait()
+        fill(spool, 1)
+        delivery.notify()
+        await wait_until(lambda: [41] in script.requests, "the live sample, while the backlog's request hangs")
+        await asyncio.sleep(max(0.0, times[0] + 0.1 - time.monotonic()))  # how slow the API is
+        hold.set()
+        await wait_until(lambda: spool.depth().samples == 0, "an empty spool")
+    assert times[1] - times[0] >= 0.1 / BACKLOG_SHARE
 
 
 @contextlib.asynccontextmanager
