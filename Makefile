@@ -49,9 +49,13 @@ format: ## let ruff rewrite what it can
 	@$(PY) -m ruff format .
 	@$(PY) -m ruff check --fix .
 
-requirements: ## compile pyproject.toml into requirements.txt: pinned, hashed, without addresses
-	@.venv/bin/uv pip compile --quiet --universal --python-version 3.11 --all-extras --generate-hashes \
-	  --no-emit-index-url --no-annotate --no-header pyproject.toml -o requirements.txt
+COMPILE := .venv/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
+  --no-emit-index-url --no-annotate --no-header pyproject.toml
+
+requirements: ## compile pyproject.toml into requirements.txt and the image's: pinned, hashed, without addresses
+	@$(COMPILE) --all-extras -o requirements.txt
+	@echo hatchling | $(COMPILE) - --extra exporter --extra ingest --extra bridge --constraint requirements.txt \
+	  -o packaging/container/requirements.txt
 
 clean: ## remove what set-up and builds made (the data of `make up` too), unload the modules
 	@$(MAKE) --no-print-directory -C kmod unload clean
