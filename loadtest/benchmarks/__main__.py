@@ -11,7 +11,7 @@ from typing import Final
 
 from loadtest.benchmarks.measure import Result
 
-NAMES: Final = ("encode", "exits", "growth", "ingest", "kmod", "scrape")
+NAMES: Final = ("encode", "exits", "growth", "ingest", "kmod", "rows", "scrape")
 
 
 def main() -> int:
