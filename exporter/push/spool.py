@@ -273,23 +273,23 @@ class Spool:
         return found
 
     def set_aside(self, api: str, feed: Feed, longest: int) -> int:
-        """Make a backlog of what waits if that is more than `longest` samples; return how many were set aside.
+        """Make a backlog of what waits, but for the newest, if that is more than `longest`; return how many are in it.
 
-        From then on `pending` yields what is newer. A range that an earlier backlog's end and now lie on both sides of
-        was acknowledged before and is sent again: the API answers `duplicates`.
+        From then on `pending` yields the newest, and what is newer. A range that an earlier backlog's end and now lie on
+        both sides of was acknowledged before and is sent again: the API answers `duplicates`.
         """
         live = int(self._one("SELECT live FROM cursors WHERE api = ? AND feed = ?", (api, feed)))
         waiting = int(self._one("SELECT COUNT(*) FROM samples WHERE feed = ? AND seq > ?", (feed, live)))
         if waiting <= longest:
             return 0
-        newest = self._next[feed] - 1
+        end = self._next[feed] - 2
         with self._transaction():
             self._db.execute(
                 "UPDATE cursors SET backlog = CASE WHEN backlog < backlog_end THEN backlog ELSE live END,"
                 " backlog_end = ?1, live = ?1 WHERE api = ?2 AND feed = ?3",
-                (newest, api, feed),
+                (end, api, feed),
             )
-        return waiting
+        return waiting - 1
 
     def acknowledge(self, api: str, feed: Feed, first: int, last: int) -> None:
         """Note that the API has stored the samples from `first` to `last`, as `pending` or `backlog` gave them.

@@ -237,17 +237,17 @@ def test_modes_are_destinations() -> None:
 
 async def test_live_samples_go_first_and_the_backlog_keeps_to_its_rate(tmp_path: Path) -> None:
     script = Script(stored)
-    async with delivering(tmp_path, script, 50, backlog_rate=20.0) as (spool, _, _, delivery):
-        await wait_until(lambda: len(script.requests) >= 1, "a first batch of the backlog")
+    async with delivering(tmp_path, script, 51, backlog_rate=20.0) as (spool, _, _, delivery):
+        await wait_until(lambda: len(script.requests) >= 2, "a first batch of the backlog")
         started = time.monotonic()
         fill(spool, 1)
         delivery.notify()
-        await wait_until(lambda: [51] in script.requests, "the live sample")
+        await wait_until(lambda: [52] in script.requests, "the live sample")
         # a batch of 20 holds 20 a second back for a second: the live sample did not wait for it
-        assert [list(range(1, 21)), [51]] == script.requests[:2]
+        assert [[51], list(range(1, 21)), [52]] == script.requests[:3]
         await wait_until(lambda: spool.depth().samples == 0, "an empty spool")
         assert time.monotonic() - started >= 1.9
-    assert list(range(1, 52)) == sorted(seq for seqs in script.requests for seq in seqs)
+    assert list(range(1, 53)) == sorted(seq for seqs in script.requests for seq in seqs)
 
 
 async def test_a_backlog_leaves_a_slow_api_in_peace_and_holds_up_no_live_sample(tmp_path: Path) -> None:
@@ -262,11 +262,11 @@ async def test_a_backlog_leaves_a_slow_api_in_peace_and_holds_up_no_live_sample(
             await hold.wait()
 
     script = Script(stored, slowly)
-    async with delivering(tmp_path, script, 40, backlog_rate=1e6) as (spool, _, _, delivery):
+    async with delivering(tmp_path, script, 41, backlog_rate=1e6) as (spool, _, _, delivery):
         await held.wait()
         fill(spool, 1)
         delivery.notify()
-        await wait_until(lambda: [41] in script.requests, "the live sample, while the backlog's request hangs")
+        await wait_until(lambda: [42] in script.requests, "the live sample, while the backlog's request hangs")
         await asyncio.sleep(max(0.0, times[0] + 0.1 - time.monotonic()))  # how slow the API is
         hold.set()
         await wait_until(lambda: spool.depth().samples == 0, "an empty spool")
