@@ -275,8 +275,8 @@ class Spool:
     def set_aside(self, api: str, feed: Feed, longest: int) -> int:
         """Make a backlog of what waits, but for the newest, if that is more than `longest`; return how many are in it.
 
-        From then on `pending` yields the newest, and what is newer. A range that an earlier backlog's end and now lie on
-        both sides of was acknowledged before and is sent again: the API answers `duplicates`.
+        From then on `pending` yields the newest, and what is newer. A range that an earlier backlog's end and now lie
+        on both sides of was acknowledged before and is sent again: the API answers `duplicates`.
         """
         live = int(self._one("SELECT live FROM cursors WHERE api = ? AND feed = ?", (api, feed)))
         waiting = int(self._one("SELECT COUNT(*) FROM samples WHERE feed = ? AND seq > ?", (feed, live)))
