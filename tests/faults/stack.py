@@ -263,7 +263,8 @@ class Stack:
         with self.disturbed.of(fault.target):
             link.is_cut = True
             self._links.reset(link)
-            rest(fault.seconds)
+            with self.disturbed.of(f"{fault.target} is cut"):
+                rest(fault.seconds)
             link.is_cut = False
 
     def delay_link(self, fault: Fault, rest: Rest) -> None:
