@@ -120,7 +120,7 @@ def _assemble(  # noqa: PLR0917 - the parts of one page
     first = cursor // room * room if room and page.interactive else 0
     body = []
     for number, item in enumerate(items[first : first + room], first):
-        line = _line(shown, item, page.cells, clock)
+        line = _line(shown, item, page.cells if page.interactive else None, clock)
         marked = page.interactive and number == cursor
         body.append(_mark(page.style, line + " " * (page.cells - width(line)), "7") if marked else line)
     if page.interactive:
@@ -151,14 +151,15 @@ def _columns(columns: Sequence[_Column[T]], cells: int) -> list[_Column[T]]:
 def _titles(columns: Sequence[_Column[T]], view: View, page: Page) -> str:
     cells = []
     for column in columns:
-        title = f"{column.title}{'↑' if view.reverse else '↓'}" if column.sort is view.sort else column.title
+        title = f"{column.title}{'↓' if view.descending else '↑'}" if column.sort is view.sort else column.title
         cells.append(_cell(title, column))
     return _mark(page.style, cut(" ".join(cells).ljust(page.cells if page.interactive else 0), page.cells), "1;7")
 
 
-def _line(columns: Sequence[_Column[T]], item: T, cells: int, clock: Clock) -> str:
-    line = " ".join(_cell(column.text(item, clock), column) for column in columns)
-    return cut(line.rstrip(), cells)
+def _line(columns: Sequence[_Column[T]], item: T, cells: int | None, clock: Clock) -> str:
+    """Return an item's line, cut where it has to fit."""
+    line = " ".join(_cell(column.text(item, clock), column) for column in columns).rstrip()
+    return line if cells is None else cut(line, cells)
 
 
 def _cell(text: str, column: _Column[T]) -> str:

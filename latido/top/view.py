@@ -65,8 +65,13 @@ class View:
         """Return the processes that match, in order; equals by pid, so that they stay where they are."""
         found = [row for row in rows if self._matches(row.process.command, str(row.process.pid), row.process.cgroup)]
         found.sort(key=lambda row: (row.process.pid, row.process.start_ticks))
-        found.sort(key=_PROCESS[self.sort], reverse=(self.sort not in _ASCENDING) is not self.reverse)
+        found.sort(key=_PROCESS[self.sort], reverse=self.descending)
         return found
+
+    @property
+    def descending(self) -> bool:
+        """Whether the largest comes first."""
+        return (self.sort not in _ASCENDING) is not self.reverse
 
     def machines(self, machines: Sequence[Machine]) -> list[Machine]:
         """Return the hosts that match, in order; equals by name."""
