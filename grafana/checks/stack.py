@@ -1,0 +1,168 @@
+"""Every part of Latido under a varied load, and a Prometheus with the rules, in which time runs faster."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import subprocess
+import sys
+import threading
+import urllib.error
+import urllib.parse
+import urllib.request
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from http import HTTPStatus
+from pathlib import Path
+from typing import Any, Final
+
+import yaml
+from websockets.asyncio.client import connect
+from websockets.exceptions import WebSocketException
+
+from dev import prometheus
+from dev.ports import free_port
+from dev.program import Program
+from grafana.checks import rules
+from grafana.checks.load import KINDS
+
+HOST: Final = "web-1"
+SCRAPE_SECONDS: Final = 1
+
+
+class QueryError(Exception):
+    """Prometheus refused a query; the message is its own."""
+
+
+@dataclass(frozen=True)
+class Running:
+    """The stack as it runs."""
+
+    prometheus: str
+    database: str
+    programs: dict[str, Program]
+
+    def instant(self, expression: str, at: float | None = None) -> list[dict[str, Any]]:
+        """Return an instant vector. Raises QueryError."""
+        return self._query("query", {"query": expression, **({"time": str(at)} if at is not None else {})})
+
+    def over_time(self, expression: str, first: float, last: float, step: float) -> list[dict[str, Any]]:
+        """Return a range query's series. Raises QueryError."""
+        times = {"start": f"{first:.3f}", "end": f"{last:.3f}", "step": f"{step:.3f}"}
+        return self._query("query_range", {"query": expression, **times})
+
+    def firing(self) -> set[str]:
+        """Return the names of alerts that fire."""
+        return {series["metric"]["alertname"] for series in self.instant('ALERTS{alertstate="firing"}')}
+
+    def labels(self, expression: str) -> list[dict[str, str]]:
+        """Return the labels of what fires or is."""
+        return [series["metric"] for series in self.instant(expression)]
+
+    def _query(self, kind: str, parameters: dict[str, str]) -> list[dict[str, Any]]:
+        url = f"{self.prometheus}/api/v1/{kind}"
+        try:
+            data = urllib.parse.urlencode(parameters).encode()
+            with urllib.request.urlopen(url, data, timeout=20) as response:  # noqa: S310 - loopback
+                result: list[dict[str, Any]] = json.load(response)["data"]["result"]
+                return result
+        except urllib.error.HTTPError as error:
+            if error.code == HTTPStatus.SERVICE_UNAVAILABLE:
+                return []  # starting
+            raise QueryError(f"{parameters['query']}\n{error.read().decode()}") from None
+        except urllib.error.URLError:
+            return []  # not up yet
+
+
+@contextmanager
+def running(dsn: str, folder: Path, loads: Sequence[str] = tuple(KINDS)) -> Iterator[Running]:
+    """Run everything over a database with its tables, until the block ends."""
+    environ = {"LATIDO_DB_DSN": dsn}
+    with ExitStack() as stack:
+        programs: dict[str, Program] = {}
+
+        def start(name: str, *flags: str) -> Program:
+            program = Program(name.split(), flags, environ)
+            stack.callback(_end, program)
+            programs[name] = program.start(ready="")
+            return program
+
+        apis = [start("ingest raw"), start("ingest orm")]
+        start("bridge")
+        for program in programs.values():
+            program.wait_ready(seconds=60)
+        pushes = [f"--push.url={api.url}" for api in apis]
+        spool = f"--spool.path={folder / 'spool.sqlite'}"
+        start("exporter", *pushes, "--push.interval=1s", f"--push.host={HOST}", spool).wait_ready(seconds=60)
+        for kind in loads:
+            stack.enter_context(_load(kind))
+        stack.enter_context(_client(programs["bridge"].url))
+        yield Running(stack.enter_context(_prometheus(folder, programs)), dsn, programs)
+
+
+def _end(program: Program) -> None:
+    if program.runs():
+        program.stop()
+    program.close()
+
+
+@contextmanager
+def _load(kind: str) -> Iterator[None]:
+    process = subprocess.Popen([sys.executable, "-m", "grafana.checks.load", kind])
+    try:
+        yield
+    finally:
+        process.kill()
+        process.wait()
+
+
+@contextmanager
+def _prometheus(folder: Path, programs: dict[str, Program]) -> Iterator[str]:
+    port = free_port()
+    moved = {variable: str(programs[name].port) for name, (variable, _) in prometheus.PORTS.items() if name in programs}
+    home = folder / "prometheus"
+    command = prometheus.command(port, home, {**moved, "LATIDO_PUSH_HOST": HOST})
+    config = home / "prometheus.yml"
+    document = yaml.safe_load(config.read_text(encoding="utf-8"))
+    every = f"{SCRAPE_SECONDS}s"
+    document["global"] = {"scrape_interval": every, "scrape_timeout": every, "evaluation_interval": every}
+    document["rule_files"] = [str(rules.write_faster(folder / "rules"))]
+    config.write_text(yaml.safe_dump(document, sort_keys=False), encoding="utf-8")
+    process = subprocess.Popen(["setpriv", "--pdeathsig", "TERM", *command], stderr=subprocess.DEVNULL)
+    try:
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        process.terminate()
+        process.wait(30)
+
+
+@contextmanager
+def _client(url: str) -> Iterator[None]:
+    """Read the live feed as a page would, so that the bridge has a client."""
+    loop = asyncio.new_event_loop()
+    stop = asyncio.Event()
+
+    async def read() -> None:
+        address = f"{url.replace('http', 'ws')}/ws"
+        with contextlib.suppress(OSError, WebSocketException):
+            async with connect(address, max_size=64 << 20) as socket:
+                frames = asyncio.create_task(_drain(socket))
+                await stop.wait()
+                frames.cancel()
+
+    thread = threading.Thread(target=lambda: loop.run_until_complete(read()), daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        loop.call_soon_threadsafe(stop.set)
+        thread.join(10)
+        loop.close()
+
+
+async def _drain(frames: Any) -> None:  # noqa: ANN401 - a connection, which the library names only by module
+    with contextlib.suppress(WebSocketException):
+        async for _ in frames:
+            pass
