@@ -11,6 +11,7 @@ import argparse
 import asyncio
 import json
 import multiprocessing
+import os
 import random
 import shutil
 import sqlite3
@@ -29,6 +30,7 @@ from pathlib import Path
 from typing import Final
 
 import numpy as np
+import psutil
 import pymysql
 from prometheus_client import CollectorRegistry
 
@@ -47,7 +49,9 @@ from tests.faults.schedule import APIS
 
 LIVE_SECONDS: Final = 2.0
 """No live sample is older when a reader sees it."""
-POLL_SECONDS: Final = 0.1
+POLL_SECONDS: Final = 0.2
+RECENT_SECONDS: Final = 15
+"""Looked at in every poll: whoever comes later is found at the end, by when the database received it."""
 WORKERS: Final = 2
 DRAIN_SECONDS: Final = 3600.0
 BOOT_ID: Final = str(uuid.UUID(int=7, version=4))
@@ -81,6 +85,10 @@ class Comeback:
     samples: int = 0
     process_rows: int = 0
     answers: dict[str, int] = field(default_factory=dict)
+    cpu_seconds: dict[str, float] = field(default_factory=dict)
+    """Of each part, until the last look."""
+    machine_share: float = 0.0
+    """What they took together of all processors while the fleet ran: the rest was idle, or somebody else's."""
     violations: list[str] = field(default_factory=list)
     """Samples that are not there once, which no load excuses."""
     missed: list[str] = field(default_factory=list)
@@ -227,22 +235,26 @@ class Reader(threading.Thread):
             autocommit=True,
             init_command="SET time_zone = '+00:00'",
         ) as connection:
-            while not self._over.wait(POLL_SECONDS):
+            over = False
+            while not over:
+                over = self._over.wait(POLL_SECONDS)
+                # By the primary key: the backlog's rows are not walked through.
+                since = self._since / 1000 if over else max(self._since / 1000, time.time() - RECENT_SECONDS)
                 for feed in Feed:
                     with connection.cursor() as cursor:
-                        # The hosts' newest minute by the primary key: the backlog's rows are not walked through.
                         cursor.execute(
-                            "SELECT s.host_id, s.seq, CAST(ROUND(UNIX_TIMESTAMP(s.sampled_at) * 1000) AS SIGNED)"  # noqa: S608 - names of ours
+                            "SELECT s.host_id, s.seq, CAST(ROUND(UNIX_TIMESTAMP(s.sampled_at) * 1000) AS SIGNED),"  # noqa: S608 - names of ours
+                            " CAST(ROUND(UNIX_TIMESTAMP(s.received_at) * 1000) AS SIGNED)"
                             f" FROM hosts h STRAIGHT_JOIN {feed.value} s ON s.host_id = h.id"
-                            " AND s.sampled_at >= GREATEST(FROM_UNIXTIME(%s), UTC_TIMESTAMP(3) - INTERVAL 60 SECOND)",
-                            (self._since / 1000,),
+                            " AND s.sampled_at >= FROM_UNIXTIME(%s)",
+                            (since,),
                         )
                         rows = cursor.fetchall()
                     now = time.time()
-                    for host, seq, at in rows:
+                    for host, seq, at, received in rows:
                         if (feed.value, host, seq) not in seen:
                             seen.add((feed.value, host, seq))
-                            self.ages.append(now - at / 1000)
+                            self.ages.append((received / 1000 if over else now) - at / 1000)
 
     def end(self) -> None:
         """Look no more."""
@@ -292,6 +304,11 @@ def run(folder: Path, fleet: Fleet, say: Say) -> Comeback:
             worker.start()
             workers.append((worker, ours))
         _drain(spools, reader, began, outcome, say)
+        parts = {program.command[1]: program.pid for program in programs} | {"database": database.pid or 0}
+        parts |= {f"exporters {number}": running.pid or 0 for number, (running, _) in enumerate(workers, 1)}
+        outcome.cpu_seconds = {part: round(sum(psutil.Process(pid).cpu_times()[:2]), 1) for part, pid in parts.items()}
+        processors = (time.time() - began) * (os.cpu_count() or 1)
+        outcome.machine_share = round(sum(outcome.cpu_seconds.values()) / processors, 2)
         reader.end()
         for running, pipe in workers:
             pipe.send("stop")
