@@ -172,6 +172,15 @@ class GrafanaLive:
         if given.token_file is not None:
             settings.read_secret(given.token_file, TOKEN_FLAG)  # a mistake is told at the start
 
+    @classmethod
+    def build(cls, given: GrafanaSettings, registry: CollectorRegistry) -> GrafanaLive | None:
+        """Return the publisher that the settings ask for, if any. Raises SettingsError."""
+        if given.url is not None:
+            return cls(given.url, given, GrafanaMetrics(registry))
+        if given.token_file is not None:
+            raise SettingsError(f"{TOKEN_FLAG}: there is nowhere to push to; give --grafana.url too")
+        return None
+
     def offer(self, key: Key, sample: AnySample) -> None:
         """Take the newest sample of a key: it replaces what waits of its host and feed."""
         before = None
