@@ -109,6 +109,15 @@ def read_database(dsn: str) -> Stored:
                 found.samples.setdefault(key, []).append(Told(int(at), int(value)))
         found.incomplete += [f"process rows without a sample: {streams[row[0]]} seq {row[2]}" for row in sums]
         cursor.execute(
+            "SELECT s.host_id, s.seq, s.pid FROM process_samples s LEFT JOIN processes p ON p.host_id = s.host_id"
+            " AND p.day = DATE(s.sampled_at) AND p.pid = s.pid AND p.start_ticks = s.start_ticks"
+            " AND p.identity = s.identity WHERE p.host_id IS NULL"
+        )
+        for host_id, seq, pid in cursor.fetchall():
+            found.incomplete.append(
+                f"{streams[host_id]} seq {seq} pid {pid} has no row in processes: nobody knows its name"
+            )
+        cursor.execute(
             "SELECT host_id, pid, start_ticks, seq, cpu_ns, cpu_delta_ns, exited FROM process_samples"
             " ORDER BY host_id, pid, start_ticks, seq"
         )
