@@ -1,6 +1,6 @@
 # The commands of this repository; `make help` lists them.
 .DEFAULT_GOAL := help
-.PHONY: help up status latido test faults check format requirements modules bench clean
+.PHONY: help up status latido test faults check format manifests requirements modules bench clean
 PY := .venv/bin/python
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 # Moves a part of `make up` elsewhere: make up EXPORTER_PORT=20110
@@ -56,6 +56,9 @@ requirements: ## compile pyproject.toml into requirements.txt and the image's: p
 	@$(COMPILE) --all-extras -o requirements.txt
 	@echo hatchling | $(COMPILE) - --extra exporter --extra ingest --extra bridge --constraint requirements.txt \
 	  -o packaging/container/requirements.txt
+
+manifests: ## write the Prometheus Operator's copy of the alert rules into kubernetes/
+	@$(PY) -m dev.manifests
 
 clean: ## remove what set-up and builds made (the data of `make up` too), unload the modules
 	@$(MAKE) --no-print-directory -C kmod unload clean

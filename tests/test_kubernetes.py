@@ -1,0 +1,347 @@
+"""The manifests: every overlay, and every component on the base, rendered by kubectl and held to schemas and to rules.
+
+No cluster is here: what a scheduler or an admission controller would say beyond the schemas is not tested.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final
+
+import jsonschema
+import kubernetes_validate
+import pytest
+import yaml
+
+from dev import manifests
+
+ROOT: Final = Path(__file__).parent.parent
+KUBERNETES: Final = ROOT / "kubernetes"
+SCHEMAS: Final = yaml.safe_load((ROOT / "tests" / "schemas" / "custom-resources.yaml").read_text())
+OVERLAYS: Final = sorted(path.parent.name for path in KUBERNETES.glob("overlays/*/kustomization.yaml"))
+COMPONENTS: Final = sorted(path.parent.name for path in KUBERNETES.glob("components/*/kustomization.yaml"))
+RENDERED: Final = [*(f"overlays/{name}" for name in OVERLAYS), *(f"components/{name}" for name in COMPONENTS)]
+
+PORTS: Final = {
+    "exporter": 10110,
+    "ingest-raw": 10111,
+    "ingest-orm": 10112,
+    "bridge": 10113,
+    "prometheus": 9090,
+    "grafana": 3000,
+    "mysql": 3306,
+}
+"""What each program listens on (design, section 3)."""
+
+Object = dict[str, Any]
+
+_valid: set[tuple[str, str]] = set()
+
+pytestmark = pytest.mark.skipif(shutil.which("kubectl") is None, reason="kubectl, which renders, is not installed")
+
+
+@pytest.fixture(scope="module")
+def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Copy what is rendered, with secrets made and an overlay for each component alone; return its `kubernetes`."""
+    folder = tmp_path_factory.mktemp("tree")
+    for name in ("kubernetes", "prometheus", "grafana", "kmod"):
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("values", "node_modules"))
+    copy = folder / "kubernetes"
+    subprocess.run([ROOT / "packaging" / "make-secrets", copy / "secrets" / "values"], check=True, capture_output=True)
+    for name in COMPONENTS:
+        alone = copy / "alone" / name
+        alone.mkdir(parents=True)
+        (alone / "kustomization.yaml").write_text(
+            "resources: [../../base, ../../secrets]\n"
+            f"components: [../../components/{name}]\n"
+            "images: [{name: latido, newTag: 0.1.0}]\n"
+        )
+    return copy
+
+
+def render(tree: Path, what: str) -> list[Object]:
+    """Return the objects of an overlay, or of a component on the base."""
+    path = tree / what.replace("components/", "alone/")
+    done = subprocess.run(["kubectl", "kustomize", path], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return [document for document in yaml.safe_load_all(done.stdout) if document is not None]
+
+
+@pytest.fixture(scope="module", params=RENDERED)
+def objects(request: pytest.FixtureRequest, tree: Path) -> list[Object]:
+    """Each overlay and each component, rendered."""
+    return render(tree, request.param)
+
+
+def pods(objects: list[Object]) -> Iterator[tuple[str, str, Object, Object]]:
+    """Yield kind, name, labels and spec of every pod that the objects make, with its namespace in the labels."""
+    for each in objects:
+        template = each.get("spec", {}).get("template")
+        if each["kind"] == "CronJob":
+            template = each["spec"]["jobTemplate"]["spec"]["template"]
+        if each["kind"] in {"DaemonSet", "Deployment", "StatefulSet", "Job", "CronJob"}:
+            labels = {**template["metadata"]["labels"], "namespace": each["metadata"]["namespace"]}
+            yield each["kind"], each["metadata"]["name"], labels, template["spec"]
+
+
+def containers(spec: Object) -> list[Object]:
+    """Return all containers of a pod."""
+    return [*spec.get("initContainers", []), *spec["containers"]]
+
+
+def newest_versions(count: int) -> list[str]:
+    """Return the newest Kubernetes versions whose schemas are at hand, as MAJOR.MINOR."""
+    major, minor, _ = kubernetes_validate.latest_version().split(".")
+    return [f"{major}.{int(minor) - back}" for back in range(count)]
+
+
+@pytest.mark.parametrize("version", newest_versions(3))
+def test_objects_are_valid_for_the_newest_kubernetes(objects: list[Object], version: str) -> None:
+    for each in objects:
+        # The overlays have most objects in common: each is looked at once.
+        text = json.dumps(each, sort_keys=True)
+        if f"{each['apiVersion']} {each['kind']}" not in SCHEMAS and (version, text) not in _valid:
+            kubernetes_validate.validate(each, version, strict=True)
+            _valid.add((version, text))
+
+
+def test_custom_resources_match_their_schemas(objects: list[Object]) -> None:
+    for each in objects:
+        schema = SCHEMAS.get(f"{each['apiVersion']} {each['kind']}")
+        if schema is not None:
+            jsonschema.validate(each["spec"], schema, cls=jsonschema.Draft202012Validator)
+
+
+def test_a_misspelt_field_is_seen(tree: Path) -> None:
+    """The validation can fail, of Kubernetes' own kinds and of custom ones."""
+    rendered = {each["kind"]: each for each in render(tree, "components/gateway")}
+    deployment, route = rendered["Deployment"], rendered["HTTPRoute"]
+    deployment["spec"]["template"]["spec"]["containers"][0]["readynessProbe"] = {}
+    with pytest.raises(kubernetes_validate.ValidationError):
+        kubernetes_validate.validate(deployment, newest_versions(1)[0], strict=True)
+    route["spec"]["rules"][0]["backendRefs"][0]["wieght"] = 1
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate(route["spec"], SCHEMAS["gateway.networking.k8s.io/v1 HTTPRoute"])
+
+
+def test_images_are_pinned(objects: list[Object]) -> None:
+    for _, name, _, spec in pods(objects):
+        for container in containers(spec):
+            _, _, tag = container["image"].rpartition("/")[2].partition(":")
+            assert tag not in {"", "latest"}, f"{name}: {container['image']}"
+
+
+def test_only_the_exporter_has_privileges(objects: list[Object]) -> None:
+    for _, name, labels, spec in pods(objects):
+        wanted = ["SYS_PTRACE", "DAC_READ_SEARCH", "BPF", "PERFMON"] if name == "exporter" else None
+        assert ("latido-exporter" if name == "exporter" else labels["namespace"]) == labels["namespace"]
+        assert (name == "exporter") is bool(spec.get("hostPID"))
+        assert not spec.get("hostNetwork")
+        assert not spec.get("hostIPC")
+        assert {"type": "RuntimeDefault"} == spec["securityContext"]["seccompProfile"]
+        assert (name != "exporter") is bool(spec["securityContext"].get("runAsNonRoot"))
+        for container in containers(spec):
+            context = container["securityContext"]
+            assert not context.get("privileged")
+            assert context["allowPrivilegeEscalation"] is False
+            assert context["readOnlyRootFilesystem"] is True
+            assert ["ALL"] == context["capabilities"]["drop"]
+            assert wanted == context["capabilities"].get("add")
+        host_paths = (
+            [volume["hostPath"]["path"] for volume in spec["volumes"] if "hostPath" in volume]
+            if "volumes" in spec
+            else []
+        )
+        assert (["/proc", "/sys/fs/cgroup", "/var/lib/latido"] if name == "exporter" else []) == host_paths
+
+
+def test_namespaces_say_their_pod_security(objects: list[Object]) -> None:
+    levels = {
+        each["metadata"]["name"]: each["metadata"]["labels"]["pod-security.kubernetes.io/enforce"]
+        for each in objects
+        if each["kind"] == "Namespace"
+    }
+    assert "restricted" == levels.pop("latido")
+    assert "privileged" == levels.pop("latido-exporter")
+    assert {"latido-kmod": "privileged", "latido-stress": "restricted"}.items() >= levels.items()
+
+
+def test_every_container_has_requests_limits_and_probes(objects: list[Object]) -> None:
+    for kind, name, _, spec in pods(objects):
+        for container in containers(spec):
+            for which in ("requests", "limits"):
+                assert {"cpu", "memory"} == container["resources"][which].keys(), name
+            if kind not in {"Job", "CronJob"} or container.get("restartPolicy") == "Always":
+                for probe in ("startupProbe", "livenessProbe", "readinessProbe"):
+                    assert probe in container, f"{name}: {container['name']}: {probe}"
+
+
+def test_ready_is_not_alive(objects: list[Object]) -> None:
+    """A database that is away must not get its readers restarted."""
+    for _, _, _, spec in pods(objects):
+        for container in spec["containers"]:
+            if container["name"] in {"exporter", "ingest-raw", "ingest-orm", "bridge"}:
+                assert "/-/healthy" == container["livenessProbe"]["httpGet"]["path"]
+                assert "/-/ready" == container["readinessProbe"]["httpGet"]["path"]
+
+
+def test_every_port_is_the_programs(objects: list[Object]) -> None:
+    found = {
+        container["name"]: port["containerPort"]
+        for _, _, _, spec in pods(objects)
+        for container in spec["containers"]
+        for port in container.get("ports", [])
+    }
+    assert {name: PORTS[name] for name in found} == found
+    assert {"exporter", "ingest-raw", "ingest-orm", "bridge"} <= found.keys()
+    for each in objects:
+        if each["kind"] == "Service":
+            assert [PORTS[each["metadata"]["name"]]] == [port["port"] for port in each["spec"]["ports"]]
+    for kind, name, _, spec in pods(objects):
+        for container in spec["containers"]:
+            listen = {variable["name"]: variable.get("value") for variable in container.get("env", [])}
+            if "LATIDO_WEB_LISTEN_ADDRESS" in listen:
+                assert f"0.0.0.0:{PORTS[container['name']]}" == listen["LATIDO_WEB_LISTEN_ADDRESS"], f"{kind} {name}"
+
+
+def matches(selector: Object, labels: Object) -> bool:
+    """Tell whether a label selector holds for labels."""
+    return all(labels.get(key) == value for key, value in selector.get("matchLabels", {}).items()) and all(
+        labels.get(expression["key"]) in expression["values"] for expression in selector.get("matchExpressions", [])
+    )
+
+
+def test_every_selector_selects_and_every_pod_has_a_policy(objects: list[Object]) -> None:
+    labels = [labels for _, _, labels, _ in pods(objects)]
+    namespaces = {each["metadata"]["namespace"] for each in objects if "namespace" in each["metadata"]}
+    for each in objects:
+        spec, here = each.get("spec", {}), each["metadata"].get("namespace")
+        local = [those for those in labels if those["namespace"] == here]
+        if each["kind"] == "Service":
+            assert any(matches({"matchLabels": spec["selector"]}, those) for those in local), each["metadata"]
+        if each["kind"] in {"PodDisruptionBudget", "Deployment", "DaemonSet", "StatefulSet"}:
+            assert any(matches(spec["selector"], those) for those in local), each["metadata"]
+        if each["kind"] == "HorizontalPodAutoscaler":
+            names = {(other["kind"], other["metadata"]["name"]) for other in objects}
+            assert (spec["scaleTargetRef"]["kind"], spec["scaleTargetRef"]["name"]) in names
+    policies = [each for each in objects if each["kind"] == "NetworkPolicy"]
+    for those in labels:
+        applied = [
+            policy
+            for policy in policies
+            if policy["metadata"]["namespace"] == those["namespace"] and matches(policy["spec"]["podSelector"], those)
+        ]
+        kinds = {kind for policy in applied for kind in policy["spec"]["policyTypes"]}
+        assert {"Ingress", "Egress"} == kinds, those
+    denied = {policy["metadata"]["namespace"] for policy in policies if policy["spec"]["podSelector"] == {}}
+    assert {"latido", "latido-exporter"} <= denied <= namespaces
+
+
+def test_every_secret_config_map_and_account_exists(objects: list[Object]) -> None:
+    there = {
+        (each["kind"], each["metadata"].get("namespace"), each["metadata"]["name"]): set(each.get("data", {}))
+        for each in objects
+    }
+    for _, name, labels, spec in pods(objects):
+        space = labels["namespace"]
+        assert ("ServiceAccount", space, spec["serviceAccountName"]) in there
+        for volume in spec.get("volumes", []):
+            if "secret" in volume:
+                keys = there["Secret", space, volume["secret"]["secretName"]]
+                assert {item["key"] for item in volume["secret"].get("items", [])} <= keys, name
+            if "configMap" in volume:
+                assert ("ConfigMap", space, volume["configMap"]["name"]) in there, name
+        for container in containers(spec):
+            for variable in container.get("env", []):
+                source = variable.get("valueFrom", {})
+                for reference, kind in (("secretKeyRef", "Secret"), ("configMapKeyRef", "ConfigMap")):
+                    if reference in source:
+                        assert source[reference]["key"] in there[kind, space, source[reference]["name"]]
+
+
+@functools.cache
+def help_of(words: tuple[str, ...]) -> str:
+    """Return what a command's --help prints, in lines that argparse does not break."""
+    command = [str(Path(sys.executable).with_name("latido")), *words, "--help"]
+    environ = {**os.environ, "COLUMNS": "1000"}
+    done: subprocess.CompletedProcess[str] = subprocess.run(
+        command, capture_output=True, text=True, check=True, env=environ
+    )
+    return done.stdout
+
+
+def test_every_setting_is_one_that_the_program_knows(objects: list[Object]) -> None:
+    """A variable that no program reads is a setting that does nothing."""
+    for _, _, _, spec in pods(objects):
+        for container in spec["containers"]:
+            if not container["image"].rpartition("/")[2].startswith("latido:"):
+                continue
+            words = tuple(word for word in container["args"] if not word.startswith("-"))
+            known = set(re.findall(r"[-A-Za-z_.]+", help_of(words)))
+            assert {variable["name"] for variable in container["env"]} <= known
+            assert {word.partition("=")[0] for word in container["args"]} <= {*words, *known}
+
+
+def test_config_maps_are_the_repositorys_files(objects: list[Object]) -> None:
+    """Dashboards, rules and scripts are not written a second time."""
+    texts = {
+        path.read_text()
+        for folder in ("kubernetes", "prometheus", "grafana")
+        for path in (ROOT / folder).rglob("*")
+        if path.is_file()
+        and path.suffix in {".json", ".yml", ".yaml", ".cnf", ".sh", ""}
+        and "values" not in path.parts
+    }
+    for each in objects:
+        if each["kind"] == "ConfigMap" and not each["metadata"]["name"].startswith("cloudsql"):
+            for name, text in each.get("data", {}).items():
+                assert text in texts, f"{each['metadata']['name']}: {name}"
+            # What kubectl apply writes into an annotation has a limit of 262,144 bytes.
+            assert sum(map(len, each.get("data", {}).values())) < 200_000
+
+
+def test_the_split_is_one_line(tree: Path) -> None:
+    """90/10 is the weight of one of the two."""
+    before = render(tree, "components/gateway")
+    route = tree / "components" / "gateway" / "httproute.yaml"
+    lines = route.read_text().splitlines()
+    (position,) = [number for number, line in enumerate(lines) if "ingest-raw" in line]
+    changed = [*lines]
+    changed[position] = lines[position].replace("weight: 1", "weight: 9")
+    route.write_text("\n".join(changed) + "\n")
+    after = render(tree, "components/gateway")
+    route.write_text("\n".join(lines) + "\n")
+
+    def weights(objects: list[Object]) -> list[int]:
+        (found,) = [each for each in objects if each["kind"] == "HTTPRoute"]
+        return [backend["weight"] for backend in found["spec"]["rules"][0]["backendRefs"]]
+
+    assert ([1, 1], [9, 1]) == (weights(before), weights(after))
+
+
+def test_the_operators_rules_are_the_repositorys(tree: Path) -> None:
+    (rule,) = [each for each in render(tree, "components/prometheus-operator") if each["kind"] == "PrometheusRule"]
+    expected = [
+        {**group, "rules": [{**rule, "expr": str(rule["expr"])} for rule in group["rules"]]}
+        for path in sorted((ROOT / "prometheus" / "rules").glob("*.yml"))
+        for group in yaml.safe_load(path.read_text())["groups"]
+    ]
+    assert expected == rule["spec"]["groups"]
+    assert manifests.prometheus_rule(ROOT / "prometheus" / "rules") == manifests.RULE.read_text(encoding="utf-8")
+
+
+def test_the_clusters_prometheus_reads_every_rule(tree: Path) -> None:
+    (rules,) = [
+        each
+        for each in render(tree, "overlays/local")
+        if each["kind"] == "ConfigMap" and each["metadata"]["name"].startswith("prometheus-rules")
+    ]
+    assert {path.name for path in (ROOT / "prometheus" / "rules").glob("*.yml")} == rules["data"].keys()
