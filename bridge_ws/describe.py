@@ -23,9 +23,7 @@ _SAMPLES: Final = (RamSample, CpuSample, ProcesosSample)
 _BY_WEBSOCKET: Final = (
     # RFC 6455, section 7.4.1; sent by the WebSocket library itself.
     (1002, "frames that break RFC 6455"),
-    (1007, "text that is not UTF-8"),
     (1009, f"a message of more than {protocol.MAX_MESSAGE_BYTES} bytes"),
-    (1011, "the client answers no ping"),
 )
 
 DESCRIPTION: Final = f"""\

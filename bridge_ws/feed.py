@@ -10,7 +10,7 @@ import asyncio
 import random
 import ssl
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Final
 
@@ -20,46 +20,80 @@ from bridge_ws.database import UNAVAILABLE, Database, connect
 from bridge_ws.hub import Hub
 from bridge_ws.live import Live, Outcome
 from bridge_ws.metrics import Metrics
-from bridge_ws.protocol import ErrorCode, Key, encode_sample
-from bridge_ws.rows import Cell, RowError, Stored
-from bridge_ws.tables import ProcessTable, rebuild
-from ingest.contract.wire import Feed, ProcesosSample, Process
+from bridge_ws.protocol import ErrorCode, Key, Resume, encode, encode_sample, resume_token
+from bridge_ws.reading import Reader
+from bridge_ws.recent import Recent
+from bridge_ws.rows import Stored
+from bridge_ws.tables import ProcessTable
+from ingest.contract.wire import Feed
 from latido import logs
 from latido.settings import Dsn
 
 log = logs.get(__name__)
 
-CHUNK: Final[dict[Feed, int]] = {Feed.RAM: 200, Feed.CPU: 50, Feed.PROCESOS: 20}
-"""Samples read by one statement: a few MiB at most but for the largest tables."""
-MAX_HOST_NAMES: Final = 10_000
-"""Names of hosts that are kept; beyond, they are read again."""
 BACKOFF_SECONDS: Final = (0.2, 5.0)
 """First and longest pause between two tries to connect (full jitter)."""
+NARROW: Final = timedelta(seconds=1)
+"""How far before the previous poll most polls look: transactions commit within milliseconds."""
+WIDE_SECONDS: Final = 1.0
+"""Every so often a poll looks back by the whole `OVERLAP`, for what committed later."""
+QUICK_SECONDS: Final = 10.0
+"""Polls stay quick for so long after the last sample: twice the interval at which exporters push by default."""
+RESUME_SECONDS: Final = 1.0
+"""The least time between two resume tokens."""
+
+
+class Pace:
+    """How long to pause between polls: quick while samples come, then longer each time, up to `idle`. Seconds. Pure."""
+
+    def __init__(self, quick: float, idle: float) -> None:
+        self._quick, self._idle = quick, max(quick, idle)
+        self._pause = quick
+        self._last: float | None = None
+
+    def next(self, now: float, *, found: bool) -> float:
+        """Return the pause after a poll of moment `now` that did or did not find a sample."""
+        if found or self._last is None:
+            self._last = now
+        self._pause = self._quick if now - self._last < QUICK_SECONDS else min(self._idle, 2 * self._pause)
+        return self._pause
 
 
 class LiveFeed:
     """What keeps `live` and every client of `hub` at the database's newest."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0917 - the parts it joins, in the order of the way
         self,
         dsn: Dsn,
         context: ssl.SSLContext | None,
         live: Live,
         hub: Hub,
+        recent: Recent,
         metrics: Metrics,
         *,
         poll_interval: float,
+        idle_interval: float,
         host_timeout: float,
     ) -> None:
         self._dsn, self._context = dsn, context
-        self._live, self._hub, self._metrics = live, hub, metrics
-        self._poll_interval = poll_interval
+        self._live, self._hub, self._recent, self._metrics = live, hub, recent, metrics
+        self._reader = Reader(metrics)
+        self._pace = Pace(poll_interval, idle_interval)
         self._host_timeout = timedelta(seconds=host_timeout)
         self._cursor: Cursor | None = None
-        self._hosts: dict[int, tuple[str, str]] = {}
+        self._polled: datetime | None = None
+        self._position: datetime | None = None
+        self._wide_due = 0.0
+        self._resume_due = 0.0
+        self._unannounced = False  # samples were sent since the last resume token
         self._stale: dict[Key, int] = {}  # streams whose table must be rebuilt, and their host_id
         self._reason: str | None = "the database was not reached yet"
         self._announced: str | None = None
+
+    @property
+    def position(self) -> datetime | None:
+        """Up to where, by the database's clock, all that had committed was published; None before the start."""
+        return self._position
 
     @property
     def not_ready(self) -> str | None:
@@ -73,10 +107,10 @@ class LiveFeed:
             try:
                 async with connect(self._dsn, self._context) as database:
                     while True:
-                        await self._poll(database)
+                        found = await self._poll(database)
                         self._up()
                         attempt = 0
-                        await asyncio.sleep(self._poll_interval)
+                        await asyncio.sleep(self._pace.next(time.monotonic(), found=found))
             except UNAVAILABLE as error:
                 self._away(_describe(error))
             except Exception as error:
@@ -105,18 +139,41 @@ class LiveFeed:
 
     # --- start and poll ---
 
-    async def _poll(self, database: Database) -> None:
+    async def _poll(self, database: Database) -> bool:
+        """Publish what is new; return whether there was any."""
         begin = time.perf_counter()
-        now = rows.moment((await database.rows(rows.NOW))[0][0])
-        cursor = self._cursor
-        if cursor is None or cursor.lost(now):
+        cursor, polled = self._cursor, self._polled
+        wide = cursor is None or polled is None or time.monotonic() >= self._wide_due
+        if cursor is None or polled is None:
+            now, found = rows.moment((await database.rows(rows.NOW))[0][0]), 0
             await self._start(database, now)
         else:
-            for feed in Feed:
-                await self._poll_feed(database, feed, cursor, now)
-            cursor.advance(now)
-            self._live.forget(now - self._host_timeout)
+            since = cursor.start if wide else max(cursor.start, polled - NARROW)
+            (_, _, at, _, _), *received = await database.rows(rows.POLL, [since] * len(Feed))
+            now = rows.moment(at)
+            if cursor.lost(now):
+                found = 0
+                await self._start(database, now)
+            else:
+                found = await self._publish_new(database, cursor, now, received)
+                self._live.forget(now - self._host_timeout)
+                if wide:
+                    cursor.advance(now)
+                    self._recent.forget(now)
+        self._polled = now
+        if wide:
+            self._wide_due = time.monotonic() + WIDE_SECONDS
+            self._advance(now)
         self._metrics.poll.observe(time.perf_counter() - begin)
+        return found > 0
+
+    def _advance(self, now: datetime) -> None:
+        """End a poll that found all that had committed at `now`: there a client may resume."""
+        self._position = now
+        if self._unannounced and time.monotonic() >= self._resume_due:
+            self._unannounced = False
+            self._resume_due = time.monotonic() + RESUME_SECONDS
+            self._hub.publish(encode(Resume(token=resume_token(now))))
 
     async def _start(self, database: Database, now: datetime) -> None:
         """Read the newest of every host, and mark as seen what it came from: both at one moment, so none is between."""
@@ -128,12 +185,12 @@ class LiveFeed:
                     cursor.mark(feed, rows.row_key(row), rows.moment(row[3]))
                 since = now - self._host_timeout
                 keys = [rows.row_key(row) for row in await database.rows(rows.NEWEST[feed], [since, since])]
-                await self._learn_hosts(database, keys)
-                async for stored in self._load(database, feed, keys):
+                await self._reader.learn_hosts(database, keys)
+                async for stored in self._reader.load(database, feed, keys):
                     table = None
                     if feed is Feed.PROCESOS:
-                        table = await self._table(database, stored.row.host_id, stored.sample.seq)
-                    newest.append((self._key(feed, stored.row), stored, table))
+                        table = await self._reader.table(database, stored.row.host_id, stored.sample.seq)
+                    newest.append((self._reader.key(feed, stored.row), stored, table))
         missed = self._cursor is not None
         if missed:
             log.warning("clients start anew: the database was away for too long, or its clock was set back")
@@ -144,21 +201,30 @@ class LiveFeed:
             if key.feed is Feed.PROCESOS:
                 self._live.set_table(key, table)
         self._cursor = cursor
+        self._recent.start(now)
         self._hub.publish_restart(missed=missed)
 
-    async def _poll_feed(self, database: Database, feed: Feed, cursor: Cursor, now: datetime) -> None:
-        received: dict[RowKey, datetime] = {}
-        for row in await database.rows(rows.RECEIVED[feed], [cursor.start]):
-            row_key = rows.row_key(row)
+    async def _publish_new(
+        self, database: Database, cursor: Cursor, now: datetime, received: Sequence[rows.Row]
+    ) -> int:
+        new: dict[Feed, dict[RowKey, datetime]] = {feed: {} for feed in Feed}
+        for word, *row in received:
+            feed, row_key = Feed(str(word)), rows.row_key(row)
             if cursor.is_new(feed, row_key):
-                received[row_key] = rows.moment(row[3])
-        if not received:
-            return
-        await self._learn_hosts(database, received)
+                new[feed][row_key] = rows.moment(row[3])
+        for feed, keys in new.items():
+            if keys:
+                await self._publish_feed(database, feed, cursor, now, keys)
+        return sum(len(keys) for keys in new.values())
+
+    async def _publish_feed(
+        self, database: Database, feed: Feed, cursor: Cursor, now: datetime, received: dict[RowKey, datetime]
+    ) -> None:
+        await self._reader.learn_hosts(database, received)
         # A stream's samples ascend; what the clock of its host says does not matter.
         ascending = sorted(received, key=lambda key: (key.host_id, key.seq))
-        async for stored in self._load(database, feed, ascending):
-            key = self._key(feed, stored.row)
+        async for stored in self._reader.load(database, feed, ascending):
+            key = self._reader.key(feed, stored.row)
             if key in self._stale and stored.sample.seq > self._live.newest_seq(key):
                 await self._refresh(database, key)  # the table is exact before it goes on
             # No await from here to the mark: a sample that was published is never read again.
@@ -177,78 +243,23 @@ class LiveFeed:
         self._metrics.samples.labels(key.feed, "true" if late else "false").inc()
         if not late:
             self._metrics.sample_age.labels(key.feed).observe(max(0.0, (now - stored.row.sampled_at).total_seconds()))
-        self._hub.publish(encode_sample(key, stored.sample, stored.api, late=late))
+        frame = encode_sample(key, stored.sample, stored.api, late=late)
+        self._recent.append(now, stored.received_at, frame)
+        self._unannounced = True
+        self._hub.publish(frame)
+
+    def will_publish(self, feed: Feed, row: RowKey, received_at: datetime) -> bool:
+        """Whether a row that is in the tables now was not published yet, and will be."""
+        cursor = self._cursor
+        return cursor is not None and received_at >= cursor.start and cursor.is_new(feed, row)
 
     async def _refresh(self, database: Database, key: Key) -> None:
         """Rebuild a stream's table, up to the newest sample that was published: once for a run of late ones."""
-        table = await self._table(database, self._stale[key], self._live.newest_seq(key))
+        table = await self._reader.table(database, self._stale[key], self._live.newest_seq(key))
         self._live.set_table(key, table)
         del self._stale[key]
         self._metrics.rebuilds.inc()
         self._hub.publish_snapshot(key)
-
-    # --- reading ---
-
-    async def _table(self, database: Database, host_id: int, newest_seq: int) -> ProcessTable | None:
-        """Return a stream's process table at `newest_seq`, from the last keyframe up to it; None without a keyframe."""
-        last = await database.rows(rows.LAST_KEYFRAME, [host_id, newest_seq])
-        if not last:
-            return None
-        sampled_at, keyframe_seq = last[0]
-        arguments: list[Cell] = [host_id, keyframe_seq, newest_seq, sampled_at]
-        keys = [rows.row_key(row) for row in await database.rows(rows.SINCE_KEYFRAME, arguments)]
-        samples = [stored.sample async for stored in self._load(database, Feed.PROCESOS, keys)]
-        return rebuild(sample for sample in samples if isinstance(sample, ProcesosSample))
-
-    async def _load(self, database: Database, feed: Feed, keys: Sequence[RowKey]) -> AsyncIterator[Stored]:
-        """Yield the samples of some keys in their order; what does not match the contract is logged and left out."""
-        for start in range(0, len(keys), CHUNK[feed]):
-            chunk = keys[start : start + CHUNK[feed]]
-            found = {
-                rows.sample_key(feed, row): row
-                for row in await database.rows(rows.select_samples(feed, len(chunk)), rows.key_arguments(chunk))
-            }
-            processes = await self._load_processes(database, chunk) if feed is Feed.PROCESOS else {}
-            for key in chunk:
-                if key not in found:
-                    continue  # retention dropped its partition since its key was read
-                try:
-                    yield rows.to_stored(feed, found[key], *processes.get(key, ((), ())))
-                except RowError as error:
-                    self._report(feed, key, error)
-
-    async def _load_processes(
-        self, database: Database, keys: Sequence[RowKey]
-    ) -> dict[RowKey, tuple[list[Process], list[Process]]]:
-        result: dict[RowKey, tuple[list[Process], list[Process]]] = {key: ([], []) for key in keys}
-        for day, of_day in rows.by_day(keys).items():
-            statement = rows.select_processes(len(of_day))
-            for row in await database.rows(statement, [day, *rows.key_arguments(of_day)]):
-                try:
-                    key, exited, process = rows.to_process(row)
-                except RowError as error:
-                    self._report(Feed.PROCESOS, rows.row_key(row), error)
-                else:
-                    result[key][exited].append(process)
-        return result
-
-    def _report(self, feed: Feed, key: RowKey, error: RowError) -> None:
-        self._metrics.invalid.labels(feed).inc()
-        log.warning("a row does not match the contract", feed=feed, host_id=key.host_id, seq=key.seq, reason=str(error))
-
-    async def _learn_hosts(self, database: Database, keys: Sequence[RowKey] | dict[RowKey, datetime]) -> None:
-        if len(self._hosts) > MAX_HOST_NAMES:
-            self._hosts.clear()
-        unknown: list[Cell] = list({key.host_id for key in keys} - self._hosts.keys())
-        if unknown:
-            statement = rows.HOSTS.format(ids=", ".join(["%s"] * len(unknown)))
-            for host_id, name, stream in await database.rows(statement, unknown):
-                if isinstance(host_id, int):
-                    self._hosts[host_id] = str(name), str(stream)
-
-    def _key(self, feed: Feed, row: RowKey) -> Key:
-        name, stream = self._hosts[row.host_id]
-        return Key(feed, name, stream)
 
 
 def _describe(error: BaseException) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from enum import Enum, auto
@@ -37,11 +37,19 @@ class _Entry:
 class Live:
     """The newest samples and process tables. Memory: one sample a key, one table a stream of `procesos`."""
 
-    def __init__(self) -> None:
+    def __init__(self, listen: Callable[[Key, AnySample], None] | None = None) -> None:
+        """`listen` is told of every sample that is the newest of its key; it must not wait."""
         self._entries: dict[Key, _Entry] = {}
+        self._listen = listen
 
     def apply(self, key: Key, sample: AnySample, api: Api, received_at: datetime) -> Outcome:
         """Take a sample in, and say what it was."""
+        outcome = self._apply(key, sample, api, received_at)
+        if self._listen is not None and outcome in {Outcome.NEWEST, Outcome.UNKNOWN_BEFORE}:
+            self._listen(key, sample)
+        return outcome
+
+    def _apply(self, key: Key, sample: AnySample, api: Api, received_at: datetime) -> Outcome:
         entry = self._entries.get(key)
         if entry is None:
             entry = self._entries[key] = _Entry(sample, api, received_at)
@@ -72,6 +80,11 @@ class Live:
         """Return the newest `seq` of a key, 0 where it is not known."""
         entry = self._entries.get(key)
         return 0 if entry is None else entry.sample.seq
+
+    def sampled_at(self, key: Key) -> int | None:
+        """Return when the newest sample of a key was taken, in its host's milliseconds; None where it is not known."""
+        entry = self._entries.get(key)
+        return None if entry is None else entry.sample.sampled_at
 
     def snapshot(self, key: Key) -> Encoded | None:
         """Return the `snapshot` frame, or None where nothing is known: the host is gone, or no keyframe was seen."""

@@ -19,13 +19,17 @@ FRAME_OVERHEAD: Final = 100
 
 @dataclass(slots=True)
 class Owed:
-    """A snapshot that a key is owed, and the samples that were not kept in the meantime."""
+    """A snapshot that a key is owed, and the samples that were not kept in the meantime.
+
+    `first`: the client has nothing of this key yet, so it misses nothing that the snapshot leaves out.
+    """
 
     key: Key
     missed: int = 0
     first_seq: int | None = None
     last_seq: int | None = None
     unknown: bool = False
+    first: bool = False
 
     def miss(self, seq: int) -> None:
         """Count a sample that is not kept."""
@@ -35,11 +39,11 @@ class Owed:
 
     def gap(self, snapshot: Encoded | None) -> Gap | None:
         """Return the `gap` to send before a snapshot; None if the snapshot holds all that was not kept."""
-        # Whatever was not kept is no newer than the snapshot; its own sample is not missed.
-        missed = self.missed - (1 if snapshot is not None and self.last_seq == snapshot.seq else 0)
         if self.unknown:
             return Gap(**self.key._asdict(), missed=None, first_seq=None, last_seq=None)
-        if missed == 0:
+        # Whatever was not kept is no newer than the snapshot; its own sample is not missed.
+        missed = self.missed - (1 if snapshot is not None and self.last_seq == snapshot.seq else 0)
+        if missed == 0 or self.first:
             return None
         return Gap(**self.key._asdict(), missed=missed, first_seq=self.first_seq, last_seq=self.last_seq)
 
@@ -47,10 +51,13 @@ class Owed:
 class Mailbox:
     """A client's queue. `limit` is in bytes of frames; a frame that alone is larger is owed as a snapshot."""
 
+    __slots__ = ("_limit", "_owed", "_queue", "_waiting", "size")
+
     def __init__(self, limit: int) -> None:
         self._limit = limit
         self._queue: deque[Encoded | Owed] = deque()
         self._owed: dict[Key, Owed] = {}
+        self._waiting: dict[Key, int] = {}  # how many frames of a key are in the queue
         self.size = 0
 
     def offer(self, frame: Encoded) -> None:
@@ -63,30 +70,28 @@ class Mailbox:
             if frame.type == "sample":
                 owed.miss(frame.seq)
             return
-        cost = len(frame.text) + FRAME_OVERHEAD
+        cost = frame.size + FRAME_OVERHEAD
         if self.size + cost <= self._limit:
             self._queue.append(frame)
             self.size += cost
+            if key is not None:
+                self._waiting[key] = self._waiting.get(key, 0) + 1
         elif key is not None:
             self.owe(key)
             if frame.type == "sample":
                 self._owed[key].miss(frame.seq)
 
-    def owe(self, key: Key, *, unknown: bool = False) -> None:
-        """Replace what waits of a key by the newest at the time it is taken. `unknown`: nobody knows what is missed."""
+    def owe(self, key: Key, *, unknown: bool = False, first: bool = False) -> None:
+        """Replace what waits of a key by the newest at the time it is taken.
+
+        `unknown`: nobody knows what is missed. `first`: the client has nothing of the key yet.
+        """
         owed = self._owed.get(key)
         if owed is None:
-            owed = self._owed[key] = Owed(key)
-            kept: deque[Encoded | Owed] = deque()
-            for item in self._queue:
-                if isinstance(item, Encoded) and item.key == key:
-                    self.size -= len(item.text) + FRAME_OVERHEAD
-                    if item.type == "sample":
-                        owed.miss(item.seq)
-                else:
-                    kept.append(item)
-            kept.append(owed)
-            self._queue = kept
+            owed = self._owed[key] = Owed(key, first=first)
+            if self._waiting.pop(key, 0):
+                self._replace(key, owed)
+            self._queue.append(owed)
         owed.unknown = owed.unknown or unknown
 
     def take(self) -> Encoded | Owed | None:
@@ -97,9 +102,29 @@ class Mailbox:
         if isinstance(item, Owed):
             del self._owed[item.key]
         else:
-            self.size -= len(item.text) + FRAME_OVERHEAD
+            self.size -= item.size + FRAME_OVERHEAD
+            if item.key is not None:
+                self._leave(item.key)
         return item
 
     def __len__(self) -> int:
         """Return how many frames and owed snapshots wait."""
         return len(self._queue)
+
+    def _replace(self, key: Key, owed: Owed) -> None:
+        kept: deque[Encoded | Owed] = deque()
+        for item in self._queue:
+            if isinstance(item, Encoded) and item.key == key:
+                self.size -= item.size + FRAME_OVERHEAD
+                if item.type == "sample":
+                    owed.miss(item.seq)
+            else:
+                kept.append(item)
+        self._queue = kept
+
+    def _leave(self, key: Key) -> None:
+        left = self._waiting[key] - 1
+        if left:
+            self._waiting[key] = left
+        else:
+            del self._waiting[key]

@@ -11,8 +11,8 @@ from ingest.contract.wire import Feed
 from latido import settings
 
 CLOSED_REASONS: Final = ("client", "slow", "keepalive", "shutdown", "binary", "protocol", "unauthorized", "error")
-REFUSED_STATUSES: Final = ("400", "401", "403", "503")
-FRAME_TYPES: Final = ("hello", "snapshot", "sample", "gap", "error")
+REFUSED_STATUSES: Final = ("400", "401", "403", "429", "503")
+FRAME_TYPES: Final = ("hello", "snapshot", "sample", "gap", "resume", "backfill", "error")
 
 
 class Metrics:

@@ -6,8 +6,12 @@ RFC 6455, whose close codes (section 7.4.1) are used with the reasons listed in 
 
 from __future__ import annotations
 
+import re
+import struct
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 from enum import Enum, StrEnum
 from typing import Annotated, Final, Literal, NamedTuple
 from urllib.parse import parse_qs
@@ -29,6 +33,13 @@ MAX_HOSTS: Final = 1_000
 MAX_TOKEN_LENGTH: Final = 4_096
 MAX_ERRORS: Final = 10
 """Messages that a client may get wrong before it is closed."""
+MAX_BACKFILL_MINUTES: Final = 60
+
+WINDOW_BITS: Final = 12
+"""Of permessage-deflate: a client that offers less memory than 4 KiB gets plain frames. More gains a few percent."""
+DEFLATE_LEVEL: Final = 6
+LEAST_DEFLATED_BYTES: Final = 200
+"""Shorter frames are sent as they are: compression would save less than the packet that carries them."""
 
 Api = Literal["raw", "orm"]
 AnySample = RamSample | CpuSample | ProcesosSample
@@ -37,11 +48,14 @@ AnySample = RamSample | CpuSample | ProcesosSample
 class Close(Enum):
     """Why the bridge closes a client: the code and the reason it sends."""
 
-    SHUTDOWN = (1001, "the bridge stops")
-    BINARY = (1003, "messages are JSON text")
-    UNAUTHORIZED = (1008, "a valid token is required")
-    MISBEHAVED = (1008, "too many messages that are not of this protocol")
-    SLOW = (1013, "the client does not read")
+    SHUTDOWN = (1001, "the bridge stops", "shutdown")
+    BINARY = (1003, "messages are JSON text", "binary")
+    NOT_UTF8 = (1007, "text is UTF-8", "protocol")
+    UNAUTHORIZED = (1008, "a valid token is required", "unauthorized")
+    MISBEHAVED = (1008, "too many messages that are not of this protocol", "protocol")
+    FRAGMENTS = (1009, "a message in too many fragments", "protocol")
+    KEEPALIVE = (1011, "the client answers no ping", "keepalive")
+    SLOW = (1013, "the client does not read", "slow")
 
     @property
     def code(self) -> int:
@@ -53,6 +67,11 @@ class Close(Enum):
         """The close reason."""
         return self.value[1]
 
+    @property
+    def metric(self) -> str:
+        """The word for it in `latido_bridge_closed_total`."""
+        return self.value[2]
+
 
 class ErrorCode(StrEnum):
     """What an `error` frame says."""
@@ -63,7 +82,9 @@ class ErrorCode(StrEnum):
     TOKEN_REQUIRED = "token-required"  # noqa: S105 - the name of an error
     """Sent first where the bridge wants a token and the client gave none: `authenticate` is the only answer."""
     DATABASE_UNAVAILABLE = "database-unavailable"
-    """No sample can come until the database is back; the next one says that it is."""
+    """No sample can come until the database is back; the next one says that it is. To a `backfill`: it was not done."""
+    BUSY = "busy"
+    """A `backfill` was not taken: this client, or the bridge, has enough of them waiting. Ask again later."""
 
 
 class Key(NamedTuple):
@@ -78,12 +99,16 @@ class Key(NamedTuple):
 
 
 class Hello(Struct, tag_field="type", tag="hello", frozen=True, kw_only=True):
-    """The first frame: what this bridge speaks, and the hosts that it has seen lately (and the token may see)."""
+    """The first frame: what this bridge speaks, and the hosts that it has seen lately (and the token may see).
+
+    `resume` is the first resume token; null while the bridge has not reached its database.
+    """
 
     version: int
     server: str
     feeds: list[Feed]
     hosts: list[str]
+    resume: str | None
 
 
 class Snapshot(Struct, tag_field="type", tag="snapshot", frozen=True, kw_only=True):
@@ -123,6 +148,28 @@ class Gap(Struct, tag_field="type", tag="gap", frozen=True, kw_only=True):
     last_seq: int | None
 
 
+class Resume(Struct, tag_field="type", tag="resume", frozen=True, kw_only=True):
+    """The newest resume token: `/ws?resume=TOKEN` of any replica goes on from here. At most one a second."""
+
+    token: str
+
+
+class BackfillAnswer(Struct, tag_field="type", tag="backfill", frozen=True, kw_only=True):
+    """Stored samples of a host and feed, one stream's, ascending by `seq`; the answer's final frame has `last`.
+
+    `api` stored all of them; null: both had a share. `truncated`: the oldest that were asked for are left out, since
+    an answer is bounded. Nothing stored: one frame without samples, `stream` and `api` null.
+    """
+
+    feed: Feed
+    host: str
+    stream: str | None
+    api: Api | None
+    samples: list[Raw]
+    truncated: bool
+    last: bool
+
+
 class Error(Struct, tag_field="type", tag="error", frozen=True, kw_only=True):
     """What went wrong, for programs (`code`) and people (`detail`)."""
 
@@ -130,8 +177,8 @@ class Error(Struct, tag_field="type", tag="error", frozen=True, kw_only=True):
     detail: str
 
 
-FRAMES: Final = (Hello, Snapshot, Sample, Gap, Error)
-AnyFrame = Hello | Snapshot | Sample | Gap | Error
+FRAMES: Final = (Hello, Snapshot, Sample, Gap, Resume, BackfillAnswer, Error)
+AnyFrame = Hello | Snapshot | Sample | Gap | Resume | BackfillAnswer | Error
 
 # --- from a client ---
 
@@ -163,8 +210,20 @@ class Authenticate(Struct, tag_field="type", tag="authenticate", frozen=True, kw
         return "Authenticate(token=...)"
 
 
-ClientMessage = Subscribe | Unsubscribe | Authenticate
-CLIENT_MESSAGES: Final = (Subscribe, Unsubscribe, Authenticate)
+class Backfill(Struct, tag_field="type", tag="backfill", frozen=True, kw_only=True):
+    """Ask for what is stored of a host and feed of the last minutes; the answer is one `backfill` frame or more.
+
+    Of `procesos`, `processes` and `exited` are left empty unless `processes` asks for them.
+    """
+
+    feed: Feed
+    host: Host
+    minutes: Annotated[int, Meta(ge=1, le=MAX_BACKFILL_MINUTES)] = 10
+    processes: bool = False
+
+
+ClientMessage = Subscribe | Unsubscribe | Authenticate | Backfill
+CLIENT_MESSAGES: Final = (Subscribe, Unsubscribe, Authenticate, Backfill)
 
 _client_decoder: Final = msgspec.json.Decoder(ClientMessage)
 _encoder: Final = msgspec.json.Encoder()
@@ -187,14 +246,67 @@ def parse_message(text: str) -> ClientMessage:
     return message
 
 
-@dataclass(frozen=True, slots=True)
 class Encoded:
-    """A frame as text, made once and shared by every client that wants it."""
+    """A frame as the bytes of the wire, made once and shared by every client that wants it.
 
-    type: str
-    text: bytes
-    key: Key | None = None
-    seq: int = 0
+    `plain` is the WebSocket frame of the text (RFC 6455, section 5.2); `deflated` the same for clients that negotiated
+    permessage-deflate, made when the first of them wants it. Neither depends on what the client was sent before: the
+    bridge says `server_no_context_takeover`.
+    """
+
+    __slots__ = ("_deflated", "_header", "key", "plain", "seq", "type")
+
+    def __init__(self, type: str, text: bytes, key: Key | None = None, seq: int = 0) -> None:  # noqa: A002 - its tag
+        self.type, self.key, self.seq = type, key, seq
+        header = _header(_TEXT, len(text))
+        self._header = len(header)
+        self.plain = header + text
+        self._deflated: bytes | None = None
+
+    @property
+    def text(self) -> bytes:
+        """The JSON text."""
+        return self.plain[self._header :]
+
+    @property
+    def size(self) -> int:
+        """The bytes of the plain frame."""
+        return len(self.plain)
+
+    @property
+    def deflated(self) -> bytes:
+        """The compressed frame; the plain one where compression gains nothing (RFC 7692, section 6)."""
+        if self._deflated is None:
+            payload = deflate(self.text) if len(self.plain) > LEAST_DEFLATED_BYTES else self.plain
+            worth = len(payload) < len(self.plain) - self._header
+            self._deflated = _header(_TEXT_DEFLATED, len(payload)) + payload if worth else self.plain
+        return self._deflated
+
+    def __repr__(self) -> str:
+        """Say which frame it is."""
+        return f"Encoded({self.type!r}, {self.key!r}, seq={self.seq}, size={self.size})"
+
+
+_TEXT: Final = 0x81
+_TEXT_DEFLATED: Final = 0xC1
+"""The same with RSV1, "per-message compressed" (RFC 7692, section 6)."""
+_SHORT: Final = 126
+_DEFLATE_TAIL: Final = b"\x00\x00\xff\xff"
+
+
+def _header(first: int, length: int) -> bytes:
+    """Return the header of an unmasked frame (RFC 6455, section 5.2)."""
+    if length < _SHORT:
+        return struct.pack("!BB", first, length)
+    if length < 1 << 16:
+        return struct.pack("!BBH", first, _SHORT, length)
+    return struct.pack("!BBQ", first, _SHORT + 1, length)
+
+
+def deflate(text: bytes) -> bytes:
+    """Return the payload of a compressed message (RFC 7692, section 7.2.1)."""
+    compressor = zlib.compressobj(DEFLATE_LEVEL, zlib.DEFLATED, -WINDOW_BITS)
+    return (compressor.compress(text) + compressor.flush(zlib.Z_SYNC_FLUSH)).removesuffix(_DEFLATE_TAIL)
 
 
 def encode(frame: AnyFrame) -> Encoded:
@@ -210,6 +322,29 @@ def encode_sample(key: Key, sample: AnySample, api: Api, *, late: bool) -> Encod
 def encode_snapshot(key: Key, sample: AnySample, api: Api) -> Encoded:
     """Return the `snapshot` frame of the newest sample (of `procesos`: of the rebuilt table)."""
     return _with_sample(Snapshot, key, sample, api, late=False)
+
+
+def encode_body(sample: AnySample) -> bytes:
+    """Return a sample alone, as it stands in a frame."""
+    return _encoder.encode(sample)
+
+
+def encode_backfill(
+    asked: Backfill, stream: str | None, samples: Sequence[tuple[bytes, Api]], *, truncated: bool, last: bool
+) -> Encoded:
+    """Return a `backfill` frame of one stream's samples, each as `encode_body` gives it."""
+    apis = {api for _, api in samples}
+    return encode(
+        BackfillAnswer(
+            feed=asked.feed,
+            host=asked.host,
+            stream=stream,
+            api=apis.pop() if len(apis) == 1 else None,
+            samples=[Raw(body) for body, _ in samples],
+            truncated=truncated,
+            last=last,
+        )
+    )
 
 
 def _with_sample(cls: type[Sample | Snapshot], key: Key, sample: AnySample, api: Api, *, late: bool) -> Encoded:
@@ -260,6 +395,10 @@ class Subscription:
     hosts: Mapping[Feed, HostSet]
     visible: frozenset[str] | None = None
 
+    def __hash__(self) -> int:
+        """Hash by value, so that clients that want the same are found together."""
+        return hash((tuple(self.hosts[feed] for feed in Feed), self.visible))
+
     def wants(self, key: Key) -> bool:
         """Whether a frame of this key goes to the client."""
         return key.host in self.hosts[key.feed] and self.may_see(key.host)
@@ -285,8 +424,16 @@ def everything(visible: frozenset[str] | None = None) -> Subscription:
     return Subscription(dict.fromkeys(Feed, EVERY_HOST), visible)
 
 
-def parse_query(query: str, visible: frozenset[str] | None = None) -> Subscription:
-    """Return the subscription that a URL asks for: `feeds=ram,cpu&hosts=a,b`, each absent or empty for all.
+@dataclass(frozen=True)
+class Query:
+    """What a URL asks for: the subscription, and the position from which to resume."""
+
+    subscription: Subscription
+    resume: datetime | None
+
+
+def parse_query(query: str, visible: frozenset[str] | None = None) -> Query:
+    """Return what `feeds=ram,cpu&hosts=a,b&resume=TOKEN` asks for, each absent or empty for all or none.
 
     Raises ProtocolError.
     """
@@ -294,15 +441,40 @@ def parse_query(query: str, visible: frozenset[str] | None = None) -> Subscripti
         fields = parse_qs(query, max_num_fields=8, errors="strict")
     except ValueError as error:
         raise ProtocolError(ErrorCode.MALFORMED, f"the query cannot be read: {error}") from None
-    if unknown := fields.keys() - {"feeds", "hosts"}:
-        raise ProtocolError(ErrorCode.MALFORMED, f"unknown in the query: {sorted(unknown)}; expected feeds, hosts")
+    if unknown := fields.keys() - {"feeds", "hosts", "resume"}:
+        detail = f"unknown in the query: {sorted(unknown)}; expected feeds, hosts, resume"
+        raise ProtocolError(ErrorCode.MALFORMED, detail)
     try:
         message = msgspec.convert(
             {"type": "subscribe", "feeds": _words(fields.get("feeds")), "hosts": _words(fields.get("hosts"))}, Subscribe
         )
     except msgspec.ValidationError as error:
         raise ProtocolError(ErrorCode.MALFORMED, f"in the query: {error}") from None
-    return Subscription(dict.fromkeys(Feed, HostSet()), visible).changed(message)
+    subscription = Subscription(dict.fromkeys(Feed, HostSet()), visible).changed(message)
+    tokens = fields.get("resume", [])
+    if len(tokens) > 1:
+        raise ProtocolError(ErrorCode.MALFORMED, "in the query: more than one resume")
+    return Query(subscription, parse_resume_token(tokens[0]) if tokens else None)
+
+
+# --- resume tokens ---
+
+_EPOCH: Final = datetime(1970, 1, 1)  # noqa: DTZ001 - the database's DATETIME has no zone
+_RESUME_TOKEN: Final = re.compile(r"1-([0-9]{13})", re.ASCII)
+"""Its version, and milliseconds of the database's clock. No secret: what it opens is what the client may see anyway."""
+
+
+def resume_token(position: datetime) -> str:
+    """Return the token of a moment of the database's clock."""
+    return f"1-{(position - _EPOCH) // timedelta(milliseconds=1):013d}"
+
+
+def parse_resume_token(token: str) -> datetime:
+    """Return the moment that a token names. Raises ProtocolError."""
+    match = _RESUME_TOKEN.fullmatch(token)
+    if match is None:
+        raise ProtocolError(ErrorCode.MALFORMED, "in the query: resume is no token of a bridge; connect without")
+    return _EPOCH + timedelta(milliseconds=int(match[1]))
 
 
 def _words(values: Sequence[str] | None) -> list[str]:

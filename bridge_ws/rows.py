@@ -35,6 +35,29 @@ RECEIVED: Final[Mapping[Feed, str]] = {
     feed: f"SELECT host_id, sampled_at, seq, received_at FROM {feed} WHERE received_at >= %s"  # noqa: S608 - our word
     for feed in Feed
 }
+# The database's clock, and the keys of what was received since a moment (given once a feed): one round trip.
+# Numbers in the first part, though nobody reads them: with NULL the column would become a DECIMAL.
+POLL: Final = " UNION ALL ".join(
+    [
+        "SELECT NULL, CAST(0 AS UNSIGNED), UTC_TIMESTAMP(3), CAST(0 AS UNSIGNED), NULL",
+        *(
+            f"SELECT '{feed}', host_id, sampled_at, seq, received_at FROM {feed} WHERE received_at >= %s"  # noqa: S608
+            for feed in Feed
+        ),
+    ]
+)
+_BYTES: Final[Mapping[Feed, str]] = {
+    # What a sample is as JSON, about: enough to bound an answer before it is read.
+    Feed.RAM: "400",
+    Feed.CPU: "600 + LENGTH(cores)",
+    Feed.PROCESOS: "500 + 500 * (processes_carried + exited_carried)",
+}
+RECEIVED_WEIGHED: Final[Mapping[Feed, str]] = {
+    feed: f"SELECT host_id, sampled_at, seq, received_at, {_BYTES[feed]} FROM {feed}"  # noqa: S608 - our words
+    " WHERE received_at >= %s LIMIT %s"
+    for feed in Feed
+}
+STREAMS: Final = "SELECT id, stream FROM hosts WHERE name = %s ORDER BY id DESC LIMIT %s"
 NEWEST: Final[Mapping[Feed, str]] = {
     # The newest by seq, as the clock of a host may step back. `received_at` once more: its index finds the row.
     feed: f"SELECT t.host_id, t.sampled_at, t.seq, t.received_at FROM {feed} t JOIN"  # noqa: S608 - our word
@@ -50,6 +73,19 @@ SINCE_KEYFRAME: Final = (
     "SELECT host_id, sampled_at, seq, received_at FROM procesos"
     " WHERE host_id = %s AND seq BETWEEN %s AND %s AND sampled_at >= %s - INTERVAL 1 HOUR ORDER BY seq"
 )
+
+
+def select_window(feed: Feed, streams: int, *, processes: bool) -> str:
+    """Return the statement that weighs the samples of `streams` streams, newest first.
+
+    Its arguments are their host_id, the moment of the first sample, and how many rows at most.
+    """
+    weight = _BYTES[feed] if processes or feed is not Feed.PROCESOS else "500"
+    places = ", ".join(["%s"] * streams)
+    return (
+        f"SELECT host_id, sampled_at, seq, {weight} FROM {feed}"  # noqa: S608 - our words
+        f" WHERE host_id IN ({places}) AND sampled_at >= %s ORDER BY sampled_at DESC, seq DESC LIMIT %s"
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +159,11 @@ def milliseconds(time: datetime) -> int:
     """Return UTC milliseconds since the epoch of a DATETIME(3)."""
     aware = time.replace(tzinfo=UTC)
     return int(aware.replace(microsecond=0).timestamp()) * 1000 + aware.microsecond // 1000
+
+
+def from_milliseconds(at: int) -> datetime:
+    """Return a DATETIME(3) of UTC milliseconds since the epoch."""
+    return datetime.fromtimestamp(at // 1000, UTC).replace(tzinfo=None, microsecond=at % 1000 * 1000)
 
 
 def sample_key(feed: Feed, row: Row) -> RowKey:

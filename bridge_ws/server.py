@@ -3,43 +3,55 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
+import ssl
 import stat
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from http import HTTPStatus
 from pathlib import Path
 from typing import Final
 
 from prometheus_client import CollectorRegistry, disable_created_metrics
-from websockets.asyncio.server import Server, ServerConnection, serve
-from websockets.exceptions import ConnectionClosed, InvalidHeaderFormat
+from websockets.exceptions import InvalidHeaderFormat
 from websockets.headers import parse_subprotocol
 from websockets.http11 import Request, Response
-from websockets.typing import Subprotocol
 
 from bridge_ws import access, database, pages, protocol
 from bridge_ws.access import OriginPolicy, UnauthorizedError
+from bridge_ws.backfill import Backfills
+from bridge_ws.certificate import Certificate
+from bridge_ws.connection import OPEN_SECONDS, Connection
 from bridge_ws.feed import LiveFeed
-from bridge_ws.hub import Client, Hub, SlowClientError
+from bridge_ws.grafana_live import GrafanaLive, GrafanaSettings
+from bridge_ws.hub import Client, Hub
 from bridge_ws.live import Live
 from bridge_ws.metrics import Metrics
-from bridge_ws.protocol import Authenticate, Close, Error, ErrorCode, Hello, ProtocolError, Subscription
+from bridge_ws.protocol import Authenticate, Backfill, Close, Error, ErrorCode, Hello, ProtocolError, Subscription
+from bridge_ws.reading import Reader
+from bridge_ws.recent import Recent
+from bridge_ws.resume import Resumption
 from ingest.contract import tokens as token_file
 from ingest.contract.tokens import Token, Tokens
 from ingest.contract.wire import Feed
 from latido import logs, settings
-from latido.settings import Address, DatabaseSettings, LogSettings, SettingsError, group, setting
+from latido.settings import Address, DatabaseSettings, Dsn, LogSettings, SettingsError, group, setting
 
 log = logs.get(__name__)
 
 PROG: Final = "latido bridge"
-OPEN_SECONDS: Final = 10.0
-"""For a handshake, and for the first message where a token must come in it."""
-CLOSE_SECONDS: Final = 2.0
 STOP_SECONDS: Final = 2.5
-PING_SECONDS: Final = 20.0
+SWEEP_SECONDS: Final = 1.0
+PING_SWEEPS: Final = 20
+"""Each client is asked once in so many sweeps whether it is there, a part of them in each."""
+BACKLOG: Final = 1_024
+SPARE_CONNECTIONS: Final = 100
+SPARE_CONNECTIONS_EACH: Final = 20
+"""Connections beyond the clients, in all and of one address: for pages, `/metrics`, and to refuse with an answer."""
 MAX_TOKEN_FILE_BYTES: Final = 1 << 20
 
 
@@ -61,12 +73,36 @@ class BridgeSettings:
     token_file: Path | None = setting(
         "auth.token-file", settings.path, None, "file of tokens, one a line, then the hosts it may see", metavar="FILE"
     )
+    tls_cert_file: Path | None = setting(
+        "web.tls-cert-file", settings.path, None, "serve TLS with this certificate and its chain, PEM", metavar="FILE"
+    )
+    tls_key_file: Path | None = setting(
+        "web.tls-key-file", settings.path, None, "the certificate's key, PEM without a password", metavar="FILE"
+    )
     insecure: bool = setting("insecure", settings.boolean, "false", "listen beyond loopback without a token")
     poll_interval: float = setting(
-        "bridge.poll-interval", settings.positive_duration, "250ms", "pause between polls", metavar="DURATION"
+        "bridge.poll-interval",
+        settings.positive_duration,
+        "50ms",
+        "pause between polls while samples come",
+        metavar="DURATION",
+    )
+    idle_interval: float = setting(
+        "bridge.idle-interval",
+        settings.positive_duration,
+        "1s",
+        "longest pause between polls while none come",
+        metavar="DURATION",
     )
     max_clients: int = setting(
         "bridge.max-clients", settings.integer(1, 1_000_000), "5000", "most WebSocket clients at once", metavar="N"
+    )
+    max_clients_each: int = setting(
+        "bridge.max-clients-each",
+        settings.integer(1, 1_000_000),
+        "500",
+        "most connections of one address; behind a proxy all are the proxy's",
+        metavar="N",
     )
     client_buffer: int = setting(
         "bridge.client-buffer", settings.size, "4MiB", "frames that may wait for one client", metavar="SIZE"
@@ -78,6 +114,13 @@ class BridgeSettings:
         "a client that takes no frame for so long is closed",
         metavar="DURATION",
     )
+    resume_buffer: int = setting(
+        "bridge.resume-buffer",
+        settings.size,
+        "32MiB",
+        "samples kept for clients that reconnect, of the last five minutes at most",
+        metavar="SIZE",
+    )
     host_timeout: float = setting(
         "bridge.host-timeout",
         settings.positive_duration,
@@ -85,6 +128,7 @@ class BridgeSettings:
         "a host that sent nothing for so long is shown no more until it does",
         metavar="DURATION",
     )
+    grafana: GrafanaSettings = group(GrafanaSettings)
     database: DatabaseSettings = group(DatabaseSettings)
     log: LogSettings = group(LogSettings)
 
@@ -116,19 +160,8 @@ def _main(argv: Sequence[str]) -> int:
     # They double the series, and say only when the program started.
     disable_created_metrics()  # type: ignore[no-untyped-call]  # prometheus-client gives it no types
     registry = CollectorRegistry()
-    metrics = Metrics(registry)
-    live = Live()
-    hub = Hub(live, metrics)
-    feed = LiveFeed(
-        dsn,
-        context,
-        live,
-        hub,
-        metrics,
-        poll_interval=given.poll_interval,
-        host_timeout=given.host_timeout,
-    )
-    bridge = Bridge(given, tokens=tokens, live=live, hub=hub, feed=feed, metrics=metrics)
+    parts = Parts.build(given, dsn, context, Metrics(registry))
+    bridge = Bridge(given, parts, tokens=tokens)
     asyncio.run(bridge.run())
     return 0
 
@@ -152,102 +185,198 @@ def _read_tokens(path: Path) -> Tokens:
         raise SettingsError(f"{flag}: {path}: {error}") from None
 
 
-class Bridge:
-    """The server: handshakes in, conversations kept, everything closed at the end."""
+@dataclass(frozen=True)
+class Parts:
+    """What a bridge is made of."""
 
-    def __init__(
-        self, given: BridgeSettings, *, tokens: Tokens, live: Live, hub: Hub, feed: LiveFeed, metrics: Metrics
-    ) -> None:
+    live: Live
+    hub: Hub
+    feed: LiveFeed
+    backfills: Backfills
+    resumption: Resumption
+    grafana: GrafanaLive | None
+    metrics: Metrics
+
+    @classmethod
+    def build(cls, given: BridgeSettings, dsn: Dsn, context: ssl.SSLContext | None, metrics: Metrics) -> Parts:
+        """Wire them together."""
+        grafana = GrafanaLive.build(given.grafana, metrics.registry)
+        live = Live(grafana.offer if grafana is not None else None)
+        recent, reader = Recent(given.resume_buffer), Reader(metrics)
+        hub = Hub(live, recent, metrics, limit=given.client_buffer)
+        feed = LiveFeed(
+            dsn,
+            context,
+            live,
+            hub,
+            recent,
+            metrics,
+            poll_interval=given.poll_interval,
+            idle_interval=given.idle_interval,
+            host_timeout=given.host_timeout,
+        )
+        backfills = Backfills(dsn, context, reader, live, hub)
+        return cls(live, hub, feed, backfills, Resumption(dsn, context, reader, feed, recent), grafana, metrics)
+
+
+class Bridge:
+    """The server: connections in, conversations kept, everything closed at the end. Every connection's `Session`."""
+
+    def __init__(self, given: BridgeSettings, parts: Parts, *, tokens: Tokens) -> None:
         self._given, self._tokens = given, tokens
-        self._live, self._hub, self._feed, self._metrics = live, hub, feed, metrics
-        self._pages = pages.Pages(metrics.registry, lambda: feed.not_ready)
+        self._live, self._hub, self._feed, self._metrics = parts.live, parts.hub, parts.feed, parts.metrics
+        self._backfills, self._resumption, self._grafana = parts.backfills, parts.resumption, parts.grafana
+        self._pages = pages.Pages(parts.metrics.registry, lambda: parts.feed.not_ready)
         self._policy = OriginPolicy(extra=frozenset(given.origins), private=given.listen.is_loopback and not tokens)
-        self._conversations: set[asyncio.Task[None]] = set()
-        self._stopping = False
+        self._connections: set[Connection] = set()
+        self._talking: dict[Connection, int] = {}  # clients, and how many of their messages were wrong
+        self._from: Counter[str] = Counter()  # connections by address
+        self._resuming: dict[Connection, asyncio.Task[None]] = {}
+        self._turned_away = 0
+        self._sweeps = 0
+        self._empty = asyncio.Event()
 
     async def run(self) -> None:
-        """Serve until SIGTERM or SIGINT. Raises SettingsError if the address cannot be had."""
+        """Serve until SIGTERM or SIGINT. Raises SettingsError if the address or the certificate cannot be had."""
         stop = asyncio.Event()
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, stop.set)
-        server = await self._listen()
-        feed = asyncio.create_task(self._feed.run())
+        certificate = Certificate.load(self._given.tls_cert_file, self._given.tls_key_file)
+        server = await self._listen(certificate)
+        tasks = [asyncio.create_task(self._feed.run()), asyncio.create_task(self._sweep_all(certificate))]
+        if self._grafana is not None:
+            tasks.append(asyncio.create_task(self._grafana.run()))
         try:
             await stop.wait()
         finally:
             log.info("stopping", clients=len(self._hub))
-            feed.cancel()
-            await asyncio.wait([feed])
+            for task in tasks:
+                task.cancel()
+            await asyncio.wait(tasks)
             await self._close_all(server)
 
-    async def _listen(self) -> Server:
+    async def _listen(self, certificate: Certificate | None) -> asyncio.Server:
         address = self._given.listen
         try:
-            server = await serve(
-                self._handle,
+            server = await asyncio.get_running_loop().create_server(
+                lambda: Connection(self),
                 address.host,
                 address.port,
-                process_request=self._process_request,
-                select_subprotocol=_select_subprotocol,
-                # None: each client would compress every frame anew.
-                compression=None,
-                max_size=protocol.MAX_MESSAGE_BYTES,
-                max_queue=4,
-                open_timeout=OPEN_SECONDS,
-                close_timeout=CLOSE_SECONDS,
-                ping_interval=PING_SECONDS,
-                ping_timeout=PING_SECONDS,
-                server_header=f"latido/{settings.version()}",
+                backlog=BACKLOG,
+                ssl=None if certificate is None else certificate.context,
+                ssl_handshake_timeout=None if certificate is None else OPEN_SECONDS,
             )
         except OSError as error:
             reason = os.strerror(error.errno).lower() if error.errno and error.errno > 0 else str(error)
             raise SettingsError(f"--web.listen-address: cannot listen on {address}: {reason}") from None
         port = server.sockets[0].getsockname()[1]
-        log.info("listening", url=f"http://{Address(address.host, port)}/", auth=bool(self._tokens))
+        scheme = "http" if certificate is None else "https"
+        log.info("listening", url=f"{scheme}://{Address(address.host, port)}/", auth=bool(self._tokens))
         return server
 
-    async def _close_all(self, server: Server) -> None:
+    async def _close_all(self, server: asyncio.Server) -> None:
         """Close every client with 1001, and end with the last of them: a silent handshake holds nothing up."""
-        self._stopping = True
-        connections = set(server.all_connections)
-        server.close(code=Close.SHUTDOWN.code, reason=Close.SHUTDOWN.reason)
-        if self._conversations:
-            _, deaf = await asyncio.wait(self._conversations, timeout=STOP_SECONDS)
-            if deaf:
-                for connection in connections:
-                    connection.transport.abort()
+        server.close()
+        for connection in list(self._connections):
+            if connection.is_open:
+                connection.close(Close.SHUTDOWN)
+            else:
+                connection.abort()
+        if self._connections:
+            self._empty.clear()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(STOP_SECONDS):
+                    await self._empty.wait()
+        for connection in list(self._connections):
+            connection.abort()
 
-    # --- handshake ---
+    # --- every second ---
 
-    def _process_request(self, connection: ServerConnection, request: Request) -> Response | None:
+    async def _sweep_all(self, certificate: Certificate | None) -> None:
+        while True:
+            await asyncio.sleep(SWEEP_SECONDS)
+            try:
+                self._sweep()
+                if certificate is not None:
+                    certificate.refresh()
+            except Exception:
+                log.exception("a sweep failed")
+
+    def _sweep(self) -> None:
+        """Close who does not read or answer, and read again from who said too much."""
+        self._sweeps += 1
+        if self._turned_away:
+            log.warning("turned connections away", connections=self._turned_away, reason="as many as allowed")
+            self._turned_away = 0
+        slow = set(self._hub.stuck(self._given.send_timeout))
+        for connection in list(self._talking):
+            if connection.client is not None and connection.client in slow:
+                connection.close(Close.SLOW)
+            elif id(connection) // 16 % PING_SWEEPS == self._sweeps % PING_SWEEPS and not connection.ping():
+                connection.close(Close.KEEPALIVE)
+            else:
+                connection.resume_reading()
+
+    # --- a connection ---
+
+    def admit(self, connection: Connection) -> bool:
+        """Take a connection in unless there are too many: some more than clients, so that `/metrics` answers."""
+        if len(self._connections) >= self._given.max_clients + SPARE_CONNECTIONS or (
+            self._from[connection.host] >= self._given.max_clients_each + SPARE_CONNECTIONS_EACH
+        ):
+            self._turned_away += 1
+            return False
+        self._connections.add(connection)
+        self._from[connection.host] += 1
+        return True
+
+    def gone(self, connection: Connection) -> None:
+        """Forget a connection."""
+        if connection in self._connections:
+            self._connections.discard(connection)
+            self._from[connection.host] -= 1
+            if not self._from[connection.host]:
+                del self._from[connection.host]
+            if not self._connections:
+                self._empty.set()
+
+    def answer(self, connection: Connection, request: Request) -> Response | None:
+        """Return a page, a refusal, or None for a client that may come in."""
         path, _, query = request.path.partition("?")
         if path != "/ws":
             return self._pages.answer(request.method, path, ",".join(request.headers.get_all("Accept")))
-        refusal = self._refusal(request, query)
+        refusal = self._refusal(connection, request, query)
         return None if refusal is None else self._refuse(connection, *refusal)
 
-    def _refusal(self, request: Request, query: str) -> tuple[HTTPStatus, str] | None:
+    def _refusal(self, connection: Connection, request: Request, query: str) -> tuple[HTTPStatus, str] | None:
         if not self._policy.allows(request.headers.get_all("Origin"), request.headers.get_all("Host")):
             return HTTPStatus.FORBIDDEN, "this origin may not connect; see --web.origins"
         try:
-            protocol.parse_query(query)
+            resumes = protocol.parse_query(query).resume is not None
             self._token(request)
         except (ProtocolError, InvalidHeaderFormat) as error:
             return HTTPStatus.BAD_REQUEST, str(error)
         except UnauthorizedError:
             return HTTPStatus.UNAUTHORIZED, Close.UNAUTHORIZED.reason
-        if len(self._conversations) >= self._given.max_clients:
+        return self._full(connection, resumes=resumes)
+
+    def _full(self, connection: Connection, *, resumes: bool) -> tuple[HTTPStatus, str] | None:
+        if len(self._talking) >= self._given.max_clients:
             return HTTPStatus.SERVICE_UNAVAILABLE, "as many clients as --bridge.max-clients"
+        if self._from[connection.host] > self._given.max_clients_each:
+            return HTTPStatus.TOO_MANY_REQUESTS, "as many clients of one address as --bridge.max-clients-each"
+        if resumes and self._feed.position is None:
+            return HTTPStatus.SERVICE_UNAVAILABLE, "the database was not reached yet; nothing can be resumed"
         return None
 
-    def _refuse(self, connection: ServerConnection, status: HTTPStatus, reason: str) -> Response:
+    def _refuse(self, connection: Connection, status: HTTPStatus, reason: str) -> Response:
         self._metrics.refused.labels(str(status.value)).inc()
-        log.warning("refused a client", address=_address(connection), status=status.value, reason=reason)
+        log.warning("refused a client", address=connection.address, status=status.value, reason=reason)
         extra = []
         if status is HTTPStatus.UNAUTHORIZED:
             extra.append(("WWW-Authenticate", 'Bearer realm="latido"'))
-        elif status is HTTPStatus.SERVICE_UNAVAILABLE:
+        elif status in {HTTPStatus.SERVICE_UNAVAILABLE, HTTPStatus.TOO_MANY_REQUESTS}:
             extra.append(("Retry-After", "5"))
         return pages.response(status, f"{reason}\n", extra=extra)
 
@@ -259,156 +388,123 @@ class Bridge:
         secret = access.bearer(offered)
         return access.check_token(self._tokens, secret) if secret is not None and self._tokens else None
 
-    # --- conversation ---
+    # --- a conversation ---
 
-    async def _handle(self, connection: ServerConnection) -> None:
-        conversation = asyncio.current_task()
-        if conversation is None:
-            raise RuntimeError("a conversation is a task")
-        self._conversations.add(conversation)
-        reason = "error"
-        try:
-            reason = await self._converse(connection)
-        except SlowClientError:
-            reason = await self._close(connection, Close.SLOW)
-        except ConnectionClosed as closed:
-            reason = _reason(closed, stopping=self._stopping)
-        finally:
-            self._conversations.discard(conversation)
-            self._metrics.closed.labels(reason).inc()
-
-    async def _converse(self, connection: ServerConnection) -> str:
-        subscription = await self._admit(connection)
-        if subscription is None:
-            return await self._close(connection, Close.UNAUTHORIZED)
-        client = Client(connection, subscription, self._given.client_buffer)
-        await self._send(client, self._hello(subscription))
-        self._hub.attach(client)
-        writer = asyncio.create_task(self._write(connection, client))
-        try:
-            reason = await self._read(connection, client)
-        finally:
-            self._hub.detach(client)
-            writer.cancel()
-            await asyncio.wait([writer])
-        return "slow" if not writer.cancelled() and writer.result() else reason
-
-    async def _admit(self, connection: ServerConnection) -> Subscription | None:
-        """Return what the client may have and wants, once it has a token where one is needed; None: it has none."""
-        request = connection.request
-        if request is None:
-            raise RuntimeError("a conversation begins after its handshake")
+    def opened(self, connection: Connection, request: Request) -> None:
+        """Ask for a token where one is needed, or begin at once."""
+        self._talking[connection] = 0
+        query = request.path.partition("?")[2]
         token = self._token(request)
+        connection.query = protocol.parse_query(query, access.visible_hosts(token))
         if self._tokens and token is None:
             detail = 'send {"type": "authenticate", "token": "..."}'
-            await connection.send(protocol.encode(Error(code=ErrorCode.TOKEN_REQUIRED, detail=detail)).text, text=True)
-            try:
-                async with asyncio.timeout(OPEN_SECONDS):
-                    message = await connection.recv()
-                first = protocol.parse_message(message) if isinstance(message, str) else None
-                if not isinstance(first, Authenticate):
-                    return None
-                token = access.check_token(self._tokens, first.token)
-            except (TimeoutError, ProtocolError, UnauthorizedError):
-                return None
-        return protocol.parse_query(request.path.partition("?")[2], access.visible_hosts(token))
+            connection.write(protocol.encode(Error(code=ErrorCode.TOKEN_REQUIRED, detail=detail)).plain)
+            connection.after(OPEN_SECONDS, lambda: connection.close(Close.UNAUTHORIZED))
+        else:
+            self._begin(connection, connection.query)
 
-    def _hello(self, subscription: Subscription) -> Hello:
+    def said(self, connection: Connection, text: str) -> None:
+        """Answer a message."""
+        client = connection.client
+        try:
+            if client is None:
+                self._authenticate(connection, protocol.parse_message(text))
+            else:
+                self._answer(client, protocol.parse_message(text))
+        except ProtocolError as error:
+            if client is None:
+                connection.close(Close.UNAUTHORIZED)
+                return
+            if error.code is not ErrorCode.BUSY:
+                self._talking[connection] += 1
+            if self._talking[connection] > protocol.MAX_ERRORS:
+                connection.close(Close.MISBEHAVED)
+            else:
+                self._hub.send(client, protocol.encode(Error(code=error.code, detail=str(error))))
+
+    def closed(self, connection: Connection, metric: str, code: int, reason: str) -> None:
+        """Let a client go, and say why unless it went by itself."""
+        self._talking.pop(connection, None)
+        if (task := self._resuming.pop(connection, None)) is not None:
+            task.cancel()
+        if connection.client is not None:
+            self._backfills.forget(connection.client)
+            self._hub.detach(connection.client)
+        self._metrics.closed.labels(metric).inc()
+        if metric not in {"client", "shutdown"}:
+            log.warning("closed a client", address=connection.address, code=code, reason=reason)
+
+    def paused(self, client: Client) -> None:
+        """Hold back: the kernel took less than all."""
+        self._hub.pause(client)
+
+    def resumed(self, client: Client) -> None:
+        """Go on."""
+        self._hub.resume(client)
+
+    def _authenticate(self, connection: Connection, message: protocol.ClientMessage) -> None:
+        query = connection.query
+        if query is None or not isinstance(message, Authenticate):
+            connection.close(Close.UNAUTHORIZED)
+            return
+        try:
+            token = access.check_token(self._tokens, message.token)
+        except UnauthorizedError:
+            connection.close(Close.UNAUTHORIZED)
+            return
+        connection.in_time()
+        subscription = Subscription(query.subscription.hosts, access.visible_hosts(token))
+        self._begin(connection, protocol.Query(subscription, query.resume))
+
+    def _begin(self, connection: Connection, query: protocol.Query) -> None:
+        connection.query = None
+        if query.resume is None:
+            self._attach(connection, query.subscription, None, lost=False)
+        else:
+            connection.waiting = True
+            connection.pause_reading()
+            self._resuming[connection] = asyncio.create_task(self._resume(connection, query.subscription, query.resume))
+
+    async def _resume(self, connection: Connection, subscription: Subscription, token: datetime) -> None:
+        try:
+            there = await self._resumption.prepare(token)
+            # No await from here on: what is there now is dropped only later.
+            self._attach(connection, subscription, token if there else None, lost=not there)
+        except Exception:
+            log.exception("a client could not resume", address=connection.address)
+            connection.abort()
+        finally:
+            self._resuming.pop(connection, None)
+        connection.waiting = False
+        connection.resume_reading()
+
+    def _attach(
+        self, connection: Connection, subscription: Subscription, resume: datetime | None, *, lost: bool
+    ) -> None:
+        client = Client(connection.writer.write, subscription, compressed=connection.compressed)
+        client.flowing = connection.writable
+        connection.client = client
+        hello = protocol.encode(self._hello(subscription, resume or self._feed.position))
+        connection.write(hello.plain)
+        self._metrics.frames.labels(hello.type).inc()
+        self._hub.attach(client, resume, lost=lost)
+
+    def _hello(self, subscription: Subscription, position: datetime | None) -> Hello:
         return Hello(
             version=protocol.VERSION,
             server=f"latido {settings.version()}",
             feeds=list(Feed),
             hosts=[host for host in self._live.hosts() if subscription.may_see(host)],
+            resume=None if position is None else protocol.resume_token(position),
         )
 
-    async def _send(self, client: Client, frame: protocol.AnyFrame) -> None:
-        await client.send(protocol.encode(frame), self._metrics, self._given.send_timeout)
-
-    async def _write(self, connection: ServerConnection, client: Client) -> bool:
-        """Send what waits for a client; return whether it was closed for not reading."""
-        try:
-            await client.write(self._hub.resolve, self._metrics, self._given.send_timeout)
-        except ConnectionClosed:
-            return False
-        except SlowClientError:
-            try:
-                await self._close(connection, Close.SLOW)
-            except asyncio.CancelledError:
-                return True  # the reader saw the end first
-            return True
-        except Exception:
-            log.exception("a client's writer failed", address=_address(connection))
-            connection.transport.abort()
-        return False
-
-    async def _read(self, connection: ServerConnection, client: Client) -> str:
-        """Answer a client's messages until it goes; return why it went."""
-        errors = 0
-        try:
-            while True:
-                message = await connection.recv()
-                if not isinstance(message, str):
-                    return await self._close(connection, Close.BINARY)
-                try:
-                    self._answer(client, message)
-                except ProtocolError as error:
-                    errors += 1
-                    if errors > protocol.MAX_ERRORS:
-                        return await self._close(connection, Close.MISBEHAVED)
-                    # Sent from here, not queued: a client that sends and never reads stops being read.
-                    await self._send(client, Error(code=error.code, detail=str(error)))
-        except ConnectionClosed as closed:
-            return _reason(closed, stopping=self._stopping)
-
-    def _answer(self, client: Client, text: str) -> None:
-        message = protocol.parse_message(text)
+    def _answer(self, client: Client, message: protocol.ClientMessage) -> None:
         if isinstance(message, Authenticate):
             return  # not needed any more, and no harm
-        client.subscription = client.subscription.changed(message)
+        if isinstance(message, Backfill):
+            self._backfills.ask(client, message)
+            return
+        asked = None
         if isinstance(message, protocol.Subscribe):
-            nothing = Subscription(dict.fromkeys(Feed, protocol.HostSet()), client.subscription.visible)
-            self._hub.send_newest(client, nothing.changed(message))
-
-    async def _close(self, connection: ServerConnection, close: Close) -> str:
-        """Close a client with its code, then whether it listens or not; return the reason for the metrics."""
-        log.warning("closed a client", address=_address(connection), code=close.code, reason=close.reason)
-        try:
-            async with asyncio.timeout(CLOSE_SECONDS):
-                await connection.close(close.code, close.reason)
-        except TimeoutError:
-            log.debug("a client did not take its close frame", address=_address(connection))
-        connection.transport.abort()
-        return _METRIC_REASONS[close]
-
-
-_METRIC_REASONS: Final = {
-    Close.SHUTDOWN: "shutdown",
-    Close.BINARY: "binary",
-    Close.UNAUTHORIZED: "unauthorized",
-    Close.MISBEHAVED: "protocol",
-    Close.SLOW: "slow",
-}
-_KEEPALIVE: Final = 1011
-_FAULTS: Final = frozenset({1002, 1007, 1009})
-"""What `websockets` closes with by itself: broken frames, text that is not UTF-8, a message that is too large."""
-
-
-def _reason(closed: ConnectionClosed, *, stopping: bool) -> str:
-    if stopping:
-        return "shutdown"
-    if closed.sent is not None and not closed.rcvd_then_sent:
-        if closed.sent.code == _KEEPALIVE:
-            return "keepalive"
-        if closed.sent.code in _FAULTS:
-            return "protocol"
-    return "client"
-
-
-def _select_subprotocol(_connection: ServerConnection, offered: Sequence[Subprotocol]) -> Subprotocol | None:
-    # The one that carries a token is never the one chosen: it would come back in the answer.
-    return Subprotocol(protocol.SUBPROTOCOL) if protocol.SUBPROTOCOL in offered else None
-
-
-def _address(connection: ServerConnection) -> str:
-    remote = connection.remote_address
-    return str(Address(*remote[:2])) if isinstance(remote, tuple) else "unknown"
+            asked = Subscription(dict.fromkeys(Feed, protocol.HostSet()), client.subscription.visible).changed(message)
+        self._hub.subscribe(client, client.subscription.changed(message), asked)

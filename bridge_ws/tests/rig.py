@@ -26,7 +26,7 @@ from latido.settings import Dsn
 
 STREAM = "6f1c0000-0000-4000-8000-000000000001"
 BOOT = "6f1c0000-0000-4000-8000-0000000000ff"
-SECONDS = 15.0
+SECONDS = 30.0
 
 Frame = dict[str, object]
 Sample = RamSample | CpuSample | ProcesosSample
@@ -128,20 +128,29 @@ class Writer:
 
 
 class Client:
-    """A WebSocket client that keeps every frame it got."""
+    """A WebSocket client that keeps every frame it got, and of resume tokens the newest."""
 
     def __init__(self, connection: ClientConnection) -> None:
         self.connection = connection
         self.frames: list[Frame] = []
+        self.token: str | None = None
 
     async def next(self) -> Frame:
-        """Return the next frame."""
+        """Return the next frame; a resume token is kept aside, since when it comes is the clock's to say."""
         async with asyncio.timeout(SECONDS):
-            text = await self.connection.recv()
-        assert isinstance(text, str)
-        frame = cast(Frame, msgspec.json.decode(text))
+            frame = await self._receive()
         self.frames.append(frame)
         return frame
+
+    async def _receive(self) -> Frame:
+        while True:
+            text = await self.connection.recv()
+            assert isinstance(text, str)
+            frame = cast(Frame, msgspec.json.decode(text))
+            if frame["type"] != "resume":
+                self.token = cast(str | None, frame.get("resume", self.token))
+                return frame
+            self.token = cast(str, frame["token"])
 
     async def until(self, condition: Callable[[Frame], bool]) -> Frame:
         """Read until a frame meets the condition, and return it."""
@@ -158,7 +167,7 @@ class Client:
         """Check that nothing comes for a while (several polls)."""
         try:
             async with asyncio.timeout(seconds):
-                unexpected = await self.connection.recv()
+                unexpected = await self._receive()
         except TimeoutError:
             return
         raise AssertionError(f"expected no frame, got {unexpected!r}")
@@ -173,6 +182,23 @@ class Client:
             for frame in self.frames
             if frame["type"] == "sample" and frame["feed"] == feed and frame["host"] == host
         ]
+
+
+class Recorder:
+    """The near end of a connection: what is written to it, frame by frame."""
+
+    def __init__(self) -> None:
+        self.frames: list[Frame] = []
+
+    def write(self, data: bytes) -> None:
+        """Take whole frames of text, as a transport does."""
+        while data:
+            first, short = data[0], data[1]
+            assert first == 0x81, "a whole text frame, not compressed"
+            header = {126: 4, 127: 10}.get(short, 2)
+            length = short if header == 2 else int.from_bytes(data[2:header], "big")
+            self.frames.append(cast(Frame, msgspec.json.decode(data[header : header + length])))
+            data = data[header + length :]
 
 
 def seq_of(frame: Frame) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import cast
 
@@ -42,6 +43,7 @@ async def test_a_client_gets_hello_then_the_newest_then_every_sample(
     async with client(bridge.url) as reader:
         hello = await reader.next()
         assert hello.pop("server") == "latido 0.1.0"
+        assert re.fullmatch(r"1-\d{13}", str(hello.pop("resume")))
         assert hello == {"type": "hello", "version": 1, "feeds": ["ram", "cpu", "procesos"], "hosts": ["web-1"]}
         snapshots = {cast(str, frame["feed"]): frame for frame in [await reader.next() for _ in range(3)]}
         for sample, feed in zip(first, ("ram", "cpu", "procesos"), strict=True):

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 from datetime import timedelta
-from typing import cast
 
-import msgspec
 from prometheus_client import CollectorRegistry
 
 from bridge_ws import cursor
@@ -16,33 +13,24 @@ from bridge_ws.hub import Client, Hub
 from bridge_ws.live import Live
 from bridge_ws.metrics import Metrics
 from bridge_ws.protocol import everything
-from bridge_ws.tests.rig import Frame, Writer, now_ms, seq_of
+from bridge_ws.recent import Recent
+from bridge_ws.tests.rig import Recorder, Writer, now_ms, seq_of
 from bridge_ws.tests.samples import ram
 from dev.waiting import wait_until
 from latido.settings import Dsn
 
 
-class Recorder:
-    """A connection whose other end takes everything."""
-
-    def __init__(self) -> None:
-        self.frames: list[Frame] = []
-
-    async def send(self, message: bytes, *, text: bool) -> None:
-        assert text
-        self.frames.append(cast(Frame, msgspec.json.decode(message)))
-
-
 async def test_a_cursor_that_is_lost_starts_anew_with_a_gap(database: Dsn) -> None:
     """The database and the feed are real; the cursor is put where ten minutes of absence would leave it."""
     live, metrics = Live(), Metrics(CollectorRegistry())
-    hub, recorder = Hub(live, metrics), Recorder()
-    feed = LiveFeed(database, None, live, hub, metrics, poll_interval=0.05, host_timeout=3600)
+    recent, recorder = Recent(1 << 20), Recorder()
+    hub = Hub(live, recent, metrics, limit=1 << 20)
+    feed = LiveFeed(
+        database, None, live, hub, recent, metrics, poll_interval=0.05, idle_interval=0.05, host_timeout=3600
+    )
     writer, at = Writer(database), now_ms()
     writer.commit(ram(1, at))
-    client = Client(recorder, everything(), 1 << 20)
-    hub.attach(client)
-    writing = asyncio.create_task(client.write(hub.resolve, metrics, 5))
+    hub.attach(Client(recorder.write, everything()))
     async with connect(database, None) as open_database:
         await feed._poll(open_database)
         writer.commit(ram(2, at + 1000), ram(3, at + 2000))
@@ -54,7 +42,6 @@ async def test_a_cursor_that_is_lost_starts_anew_with_a_gap(database: Dsn) -> No
         await feed._poll(open_database)
         await wait_until(lambda: len(recorder.frames) == 4, "the next sample")
     writer.close()
-    writing.cancel()
     first, gap, second, sample = recorder.frames
     assert (first["type"], seq_of(first)) == ("snapshot", 1)
     assert [gap[name] for name in ("type", "feed", "missed", "first_seq")] == ["gap", "ram", None, None]

@@ -54,9 +54,10 @@ def test_a_sample_frame_reads_as_documented() -> None:
 
 
 def test_hello_and_gap_read_as_documented() -> None:
-    hello = Hello(version=1, server="latido 0.1.0", feeds=list(Feed), hosts=["web-1"])
+    hello = Hello(version=1, server="latido 0.1.0", feeds=list(Feed), hosts=["web-1"], resume=None)
     assert encode(hello).text == (
-        b'{"type":"hello","version":1,"server":"latido 0.1.0","feeds":["ram","cpu","procesos"],"hosts":["web-1"]}'
+        b'{"type":"hello","version":1,"server":"latido 0.1.0","feeds":["ram","cpu","procesos"],"hosts":["web-1"],'
+        b'"resume":null}'
     )
     gap = Gap(feed=Feed.CPU, host="a", stream="s", missed=2, first_seq=3, last_seq=4)
     assert encode(gap).text == (
@@ -117,8 +118,8 @@ def test_a_token_bound_to_hosts_narrows_whatever_is_asked() -> None:
 
 
 def test_a_query_names_feeds_and_hosts() -> None:
-    assert parse_query("").hosts == dict.fromkeys(Feed, EVERY_HOST)
-    assert parse_query("feeds=ram,cpu&hosts=a").hosts == {
+    assert parse_query("").subscription.hosts == dict.fromkeys(Feed, EVERY_HOST)
+    assert parse_query("feeds=ram,cpu&hosts=a").subscription.hosts == {
         Feed.RAM: HostSet(frozenset("a")),
         Feed.CPU: HostSet(frozenset("a")),
         Feed.PROCESOS: HostSet(),
