@@ -18,7 +18,7 @@ import bcrypt
 import pytest
 import yaml
 
-from dev.ports import free_port
+from dev.ports import free_port, taken
 from dev.program import Program
 from dev.prometheus import BINARIES
 from dev.waiting import wait_for
@@ -290,3 +290,35 @@ def test_unit_s_capabilities_are_enough_to_read_other_users_processes_and_fewer_
     )
     assert result.returncode == 0, result.stderr.decode()
     assert result.stdout == f"{known}\n".encode()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give capabilities away")
+@pytest.mark.skipif(shutil.which("systemd-socket-activate") is None, reason="systemd-socket-activate is not installed")
+@pytest.mark.skipif(not Path("/sys/kernel/btf/vmlinux").exists(), reason="this kernel has no BTF")
+def test_nobody_with_the_unit_s_capabilities_reads_by_bpf_on_a_socket_of_systemd() -> None:
+    """What `systemctl start` of the socket does, as far as it goes without systemd as process 1."""
+    port = free_port()
+    held = ",".join(name.removeprefix("CAP_").lower() for name in CAPABILITIES.split())
+    capabilities = [
+        f"--{name}=-all,+{held.replace(',', ',+')}" for name in ("inh-caps", "ambient-caps", "bounding-set")
+    ]
+    user = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "--no-new-privs", "--pdeathsig=TERM"]
+    waiting = ["systemd-socket-activate", "--listen", f"127.0.0.1:{port}"]
+    with subprocess.Popen(
+        [*user, *capabilities, *waiting, LATIDO, "exporter", "--web.systemd-socket"],
+        stderr=subprocess.PIPE,
+        env={name: value for name, value in os.environ.items() if not name.startswith("LATIDO_")},
+    ) as program:
+        try:
+            wait_for(lambda: taken(port), "systemd-socket-activate listens")
+            # The first connection starts it; the request waits in the socket until it answers.
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=60) as answer:
+                scrape = answer.read().decode()
+            (status,) = Path(f"/proc/{program.pid}/status").read_text().split("Uid:")[1].splitlines()[:1]
+        finally:
+            program.terminate()
+            _, log = program.communicate(timeout=30)
+    assert {"65534"} == set(status.split())
+    assert 'latido_source_info{source="bpf"} 1.0\n' in scrape, log.decode()
+    assert 'latido_collector_success{collector="processes"} 1.0\n' in scrape
+    assert 0 == program.returncode
