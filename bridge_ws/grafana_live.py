@@ -212,7 +212,12 @@ class GrafanaLive:
             while True:
                 await self._offered.wait()
                 delay = self._given.interval
-                if await self._push(session):
+                try:
+                    taken = await self._push(session)
+                except Exception:  # a defect here must not be silence there
+                    log.exception("a push to Grafana failed", url=self._push_url)
+                    taken = False
+                if taken:
                     failures = 0
                 else:
                     failures += 1
