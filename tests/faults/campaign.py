@@ -29,7 +29,7 @@ LATE: Final = 5
 """Looks in a row at a program that should be ready: one answer may be slow on a busy machine."""
 CALM_SECONDS: Final = 20.0
 """After so long without a disturbance a program must be ready: more than any time-out of ours."""
-SETTLE_SECONDS: Final = 180.0
+SETTLE_SECONDS: Final = 300.0
 """Longest pause of a delivery (30 s), then what has waited at the backlog's rate."""
 WATCH_SECONDS: Final = 1.0
 

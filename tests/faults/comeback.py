@@ -183,19 +183,13 @@ async def _push(spools: Sequence[Path], urls: tuple[str, ...], fleet: Fleet, pip
 
 
 def _pusher(spool: Path, urls: tuple[str, ...], fleet: Fleet, registry: CollectorRegistry) -> Pusher:
-    given = PushSettings(
-        urls=urls,
-        mode="mirror",
-        backlog_rate=20.0,
-        interval=fleet.interval,
-        keyframe_interval=300.0,
-        timeout=15.0,
-        token_file=None,
-        host=spool.stem,
-        spool_path=spool,
-        spool_max_bytes=1 << 30,
-        spool_max_age=86400.0 * 7,
-    )
+    flags = [
+        *(f"--push.url={url}" for url in urls),
+        f"--push.interval={round(fleet.interval * 1000)}ms",
+        f"--push.host={spool.stem}",
+        f"--spool.path={spool}",
+    ]
+    given = settings.load(PushSettings, "exporter", "One of the fleet.", flags, {})
     return Pusher(given, Busy(fleet.processes), HostFacts(spool.stem, BOOT_ID, "6.1.0"), registry)
 
 
@@ -217,7 +211,7 @@ class Reader(threading.Thread):
     def __init__(self, dsn: str, live_since: int) -> None:
         super().__init__(name="reader")
         self._dsn = settings.dsn(dsn)
-        self._since = live_since
+        self.since = live_since
         self._over = threading.Event()
         self.ages: list[float] = []
         self.backlog = 0
@@ -239,7 +233,7 @@ class Reader(threading.Thread):
             while not over:
                 over = self._over.wait(POLL_SECONDS)
                 # By the primary key: the backlog's rows are not walked through.
-                since = self._since / 1000 if over else max(self._since / 1000, time.time() - RECENT_SECONDS)
+                since = self.since / 1000 if over else max(self.since / 1000, time.time() - RECENT_SECONDS)
                 for feed in Feed:
                     with connection.cursor() as cursor:
                         cursor.execute(
@@ -303,7 +297,7 @@ def run(folder: Path, fleet: Fleet, say: Say) -> Comeback:
             worker: BaseProcess = spawn.Process(target=push, args=(spools[number::WORKERS], urls, fleet, theirs))
             worker.start()
             workers.append((worker, ours))
-        _drain(spools, reader, began, outcome, say)
+        _drain(spools, [running for running, _ in workers], reader, outcome, say)
         parts = {program.command[1]: program.pid for program in programs} | {"database": database.pid or 0}
         parts |= {f"exporters {number}": running.pid or 0 for number, (running, _) in enumerate(workers, 1)}
         outcome.cpu_seconds = {part: round(sum(psutil.Process(pid).cpu_times()[:2]), 1) for part, pid in parts.items()}
@@ -329,12 +323,22 @@ def run(folder: Path, fleet: Fleet, say: Say) -> Comeback:
     return outcome
 
 
-def _drain(spools: Sequence[Path], reader: Reader, began: float, outcome: Comeback, say: Say) -> None:
+def _drain(
+    spools: Sequence[Path],
+    workers: Sequence[BaseProcess],
+    reader: Reader,
+    outcome: Comeback,
+    say: Say,
+) -> None:
     """Wait until every backlog is gone, and an interval longer."""
+    began = reader.since / 1000
     total = behind = waiting(spools) or 1
     started = False
     while (behind or not started) and time.time() - began < DRAIN_SECONDS:
         time.sleep(1.0)  # between two looks
+        for worker in workers:
+            if worker.exitcode is not None:
+                raise RuntimeError(f"the exporters of {worker.name} ended by themselves, status {worker.exitcode}")
         behind = waiting(spools)
         started = started or behind > 0
         recent = reader.ages[-300:]
