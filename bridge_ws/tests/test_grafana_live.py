@@ -7,8 +7,9 @@ reference, and keeps each measurement's points as Grafana's channel `stream/STRE
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,11 +24,13 @@ from prometheus_client import CollectorRegistry
 from bridge_ws import grafana_live
 from bridge_ws.grafana_live import GrafanaLive, GrafanaMetrics, GrafanaSettings
 from bridge_ws.protocol import Key
+from bridge_ws.tests.rig import Writer, client, now_ms
 from bridge_ws.tests.samples import GIB, cpu, procesos, process, ram
+from dev.program import Program
 from dev.waiting import wait_until
 from ingest.contract.wire import Feed
 from latido import logs
-from latido.settings import SettingsError
+from latido.settings import Dsn, SettingsError
 
 TOKEN = "glsa_of-the-test"  # noqa: S105 - it is of this test alone
 AT = 1_790_000_000_123
@@ -111,10 +114,12 @@ async def stand_in() -> AsyncIterator[StandIn]:
     site = web.TCPSite(runner, "127.0.0.1", 0)
     await site.start()
     served.url = f"http://127.0.0.1:{runner.addresses[0][1]}/grafana"
-    yield served
-    if served.hold is not None:
-        served.hold.set()
-    await runner.cleanup()
+    try:
+        yield served
+    finally:
+        if served.hold is not None:
+            served.hold.set()
+        await runner.cleanup()
 
 
 @asynccontextmanager
@@ -127,9 +132,11 @@ async def publisher(url: str, token: Path, interval: float = 0.01) -> AsyncItera
         return registry.get_sample_value(f"latido_bridge_grafana_{name}", labels) or 0.0
 
     running = asyncio.create_task(live.run())
-    yield live, metric
-    running.cancel()
-    await asyncio.wait([running])
+    try:
+        yield live, metric
+    finally:
+        running.cancel()
+        await asyncio.wait([running])
     if not running.cancelled():
         running.result()
 
@@ -261,6 +268,31 @@ async def test_a_token_that_cannot_be_read_is_told_at_the_start(tmp_path: Path) 
     where = GrafanaSettings(None, tmp_path / "none", "latido", 1.0)
     with pytest.raises(SettingsError, match=r"--grafana\.token-file: .*none cannot be read"):
         GrafanaLive("http://127.0.0.1:1", where, GrafanaMetrics(CollectorRegistry()))
+
+
+async def test_a_bridge_pushes_what_the_database_gets_and_shows_it_to_its_clients_meanwhile(
+    database: Dsn, start_bridge: Callable[..., Program], token: Path
+) -> None:
+    at = now_ms()
+    async with stand_in() as grafana, contextlib.AsyncExitStack() as stack:
+        writer = Writer(database)
+        stack.callback(writer.close)
+        flags = (f"--grafana.url={grafana.url}", f"--grafana.token-file={token}", "--grafana.interval=50ms")
+        bridge = await asyncio.to_thread(start_bridge, database, *flags)
+        async with client(bridge.url) as reader:
+            writer.commit(ram(1, at))
+            await reader.sample(1)
+            channel = "stream/latido/ram"
+            await wait_until(lambda: grafana.channels.get(channel), "the sample is there")
+            assert [("ram", {"host": "web-1"}, at * 1_000_000)] == [
+                (point[0], point[1], point[3]) for point in grafana.channels[channel]
+            ]
+            grafana.hold = asyncio.Event()  # Grafana hangs: the feed goes on
+            for seq in range(2, 6):
+                writer.commit(ram(seq, at + seq))
+                await reader.sample(seq)
+            grafana.hold.set()
+            await wait_until(lambda: grafana.channels[channel][-1][3] == (at + 5) * 1_000_000, "the newest is there")
 
 
 @given(st.text(min_size=1), st.floats(allow_nan=False, allow_infinity=False))
