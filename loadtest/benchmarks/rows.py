@@ -411,6 +411,10 @@ def _private_server(folder: Path, wanted: Plan, given: argparse.Namespace) -> It
         "--innodb-buffer-pool-load-at-startup=0",
     )
     if not (folder / "loaded").exists():
+        if (folder / "data").exists():
+            raise UnavailableError(
+                f"--folder {folder}: its rows were not loaded to the end; remove it, or name another"
+            )
         folder.mkdir(parents=True, exist_ok=True)
         free = shutil.disk_usage(folder).free
         if free < wanted.rows * BYTES_A_ROW:
