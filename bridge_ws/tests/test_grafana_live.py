@@ -278,7 +278,7 @@ async def test_a_bridge_pushes_what_the_database_gets_and_shows_it_to_its_client
         writer = Writer(database)
         stack.callback(writer.close)
         flags = (f"--grafana.url={grafana.url}", f"--grafana.token-file={token}", "--grafana.interval=50ms")
-        bridge = await asyncio.to_thread(start_bridge, database, *flags)
+        bridge = start_bridge(database, *flags)
         async with client(bridge.url) as reader:
             writer.commit(ram(1, at))
             await reader.sample(1)
