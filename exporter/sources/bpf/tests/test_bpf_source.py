@@ -9,7 +9,7 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 
@@ -70,6 +70,14 @@ def in_ticks(values: dict[str, int | bytes]) -> dict[str, int | bytes]:
     """Return a row with its CPU times rounded down to what /proc shows."""
     rounded = {name: value // TICK_NS * TICK_NS for name, value in values.items() if isinstance(value, int)}
     return {**values, "user_ns": rounded["user_ns"], "system_ns": rounded["system_ns"]}
+
+
+def cpu_times(values: Mapping[str, int | bytes | str | None]) -> tuple[int, int]:
+    """Return a row's user and system time, ns."""
+    user, system = values["user_ns"], values["system_ns"]
+    assert isinstance(user, int)
+    assert isinstance(system, int)
+    return user, system
 
 
 @contextmanager
@@ -145,13 +153,13 @@ def test_every_process_equals_procfs_on_a_busy_machine(
                 compared += 1
                 for name in (*counters, "involuntary_switches"):
                     assert low[name] <= found[name] <= high[name], (name, low, found, high)  # type: ignore[operator] # numbers
-                least, value, most = (side["user_ns"] + side["system_ns"] for side in (low, found, high))  # type: ignore[operator] # numbers
+                sides = [cpu_times(side) for side in (low, found, high)]
+                least, value, most = (user + system for user, system in sides)
                 assert least - 2 * TICK_NS <= value <= most + 2 * TICK_NS, (low, found, high)
-                for name in ("user_ns", "system_ns"):
-                    # Neither part falls below what /proc said last, but ticks that come later may move to the other
-                    # part what was used since (cputime_adjust() in kernel/sched/cputime.c): at most all of it.
-                    most_of_it = high[name] + (most - least) + TICK_NS  # type: ignore[operator] # numbers
-                    assert low[name] - TICK_NS <= found[name] <= most_of_it, (name, low, found, high)  # type: ignore[operator] # numbers
+                # Neither part falls below what /proc said last, but ticks that come later may move to the other part
+                # what was used since (cputime_adjust() in kernel/sched/cputime.c): at most all of it.
+                for part in zip(*sides, strict=True):
+                    assert part[0] - TICK_NS <= part[1] <= part[2] + most - least + TICK_NS, (low, found, high)
                 # What runs may come back to where it was; what used nothing stood still.
                 still = all(low[counter] == high[counter] for counter in (*counters, "user_ns", "system_ns"))
                 for name in found.keys() - {*counters, "involuntary_switches", "user_ns", "system_ns"}:
