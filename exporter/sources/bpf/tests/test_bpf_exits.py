@@ -20,16 +20,11 @@ from exporter.model import USER_HZ, ExitRecords
 from exporter.sources.bpf.cgroups import find_mounts
 from exporter.sources.bpf.loader import Options
 from exporter.sources.bpf.source import BpfSource
-from exporter.sources.bpf.tests.conftest import Opener
+from exporter.sources.bpf.tests.conftest import Opener, every_end_is_told
 from exporter.tests.processes import child
 
 PAGE = os.sysconf("SC_PAGE_SIZE")
 WITHIN_SECONDS = 20.0
-STORMS = 3
-FREED = 0.97
-"""Share of exits that the kernel tells of at the least. Seen on 6.18 under load: sched_process_free does not fire for a
-few in a row, out of thousands; no record can be written then, and what is compared are two readers of what it told."""
-
 _FORKS = """
 import os, sys, time
 prefix, count, seconds, distinct = sys.argv[1], int(sys.argv[2]), float(sys.argv[3]), int(sys.argv[4])
@@ -96,6 +91,11 @@ def forks(prefix: str, count: int, *, seconds: float = 0.0, distinct: int = 1) -
     subprocess.run(
         [sys.executable, "-c", _FORKS, prefix, str(count), str(seconds), str(distinct)], check=True, timeout=60
     )
+
+
+def least(source: BpfSource, count: int) -> float:
+    """Return how many of `count` ends must be told on this kernel: all, but for one that hides PID 1 from programs."""
+    return count if every_end_is_told(source) else 0.97 * count
 
 
 def test_process_that_lived_3_ms_is_there_once_with_all_it_used(open_bpf: Opener) -> None:
@@ -194,7 +194,7 @@ def test_burst_that_overflows_the_ring_loses_nothing(open_bpf: Opener) -> None:
     large.processes()
     forks("burst", 300, seconds=0.001)
     expected, found = everything(large, b"burst"), everything(small, b"burst")
-    assert FREED * 300 <= expected.number() <= 300
+    assert least(large, 300) <= expected.number() <= 300
     assert len(expected.counts) == 0
     assert len(found.records) < 100
     assert (found.number(), found.cpu_ns()) == (expected.number(), expected.cpu_ns())
@@ -212,7 +212,7 @@ def test_more_kinds_than_sums_fall_into_the_rest_and_lose_nothing(open_bpf: Open
     forks("kind", 1300, distinct=1300)
     expected, found = everything(large, b"kind"), everything(small, b"")
     names = len(set(expected.records["command"].tolist()))
-    assert FREED * 1300 <= names == expected.number()
+    assert least(large, 1300) <= names == expected.number() <= 1300
     # Others on the machine end meanwhile, and may take some of the places.
     kinds, rest = np.char.startswith(found.missed["command"], b"kind"), found.missed["command"] == b""
     assert 900 < kinds.sum() <= 1024
@@ -226,11 +226,12 @@ def test_more_kinds_than_sums_fall_into_the_rest_and_lose_nothing(open_bpf: Open
 def test_storm_is_attributed_by_99_percent(open_bpf: Opener, kind: str) -> None:
     """Held against a cgroup of its own, whose CPU time the scheduler counts to the nanosecond.
 
-    One storm of three has to be whole: of some the kernel tells fewer ends than there were (FREED).
+    The first storm has to be whole; one of three where the kernel keeps some ends from programs (every_end_is_told).
     """
-    shares: list[float] = []
-    while len(shares) < STORMS and not (shares and 0.99 <= shares[-1] <= 1.01):
-        shares.append(storm_share(open_bpf, kind))
+    shares = [storm_share(open_bpf, kind)]
+    for _ in range(0 if every_end_is_told(open_bpf()) else 2):
+        if not 0.99 <= shares[-1] <= 1.01:
+            shares.append(storm_share(open_bpf, kind))
     assert 0.99 <= shares[-1] <= 1.01, shares
 
 
