@@ -6,12 +6,17 @@ import itertools
 from collections.abc import Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 from dev.mariadb import Mariadb
 from dev.prometheus import BINARIES
 
 _numbers = itertools.count(1)
+
+# How long an example takes says something of who else uses the machine, and nothing of what is tested.
+hypothesis.settings.register_profile("latido", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
+hypothesis.settings.load_profile("latido")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

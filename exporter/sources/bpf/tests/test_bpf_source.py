@@ -6,8 +6,10 @@ PID 1 is left out of comparisons: some virtual machines hide it from the kernel'
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager
@@ -18,6 +20,7 @@ import pytest
 
 from exporter.model import ProcessTable, SourceError
 from exporter.sources.bpf.loader import Options
+from exporter.sources.bpf.skeleton import ARTEFACT
 from exporter.sources.bpf.source import BpfSource
 from exporter.sources.bpf.tests.conftest import Opener
 from exporter.sources.choose import open_source
@@ -288,19 +291,24 @@ def test_proc_of_another_machine_is_refused(tmp_path: Path) -> None:
 
 
 def test_user_without_capabilities_is_told_which_are_needed() -> None:
-    """In a process of its own, which gives up being root before it loads."""
+    """In a process of its own, which gives up being root before it loads: it may not see this checkout then."""
     script = """
-import os
+import os, sys
+from pathlib import Path
 from exporter.model import SourceError
 from exporter.sources.bpf.loader import load
 if os.geteuid() == 0:
     os.setresuid(65534, 65534, 65534)
 try:
-    load()
+    load(artefact=Path(sys.argv[1]))
 except SourceError as error:
     print(error)
 """
-    shown = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True).stdout
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o755)
+        artefact = shutil.copy(ARTEFACT, folder)
+        command = [sys.executable, "-c", script, artefact]
+        shown = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     if Path("/sys/kernel/btf/vmlinux").exists():
         assert shown == "bpf: cannot be loaded: CAP_BPF and CAP_PERFMON needed (or run as root)\n"
     else:
