@@ -6,13 +6,17 @@ Pure. Only who lives has size and state; the ended bring what they used in all, 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from exporter.model import ProcessTable, Records
+from exporter.model import PROCESS_DTYPE, ProcessTable, Records
 
 Integers = NDArray[np.int64]
+
+KIND_DTYPE: Final = np.dtype([(name, PROCESS_DTYPE[name]) for name in ("cgroup", "uid", "command")], align=True)
+"""What sums of missed ends are told apart by."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,11 +54,19 @@ def identities(records: Records) -> Integers:
     return keys
 
 
+def kinds_of(records: Records) -> Records:
+    """Return what `match_missed` asks of processes, and no more: it is kept from table to table."""
+    kinds = np.empty(len(records), dtype=KIND_DTYPE)
+    for name in KIND_DTYPE.names or ():
+        kinds[name] = records[name]
+    return kinds
+
+
 def match_missed(missed: Records, counts: Integers, gone: Records) -> list[NDArray[np.intp]]:
     """Return, for each sum of missed ends, which of the `gone` (processes of unknown end) it holds.
 
-    They are of its command, user and cgroup, and no more of them than it has ends. Where more are gone, the record
-    of one may still come: the first are taken.
+    `gone` has the columns of KIND_DTYPE. They are of its command, user and cgroup, and no more of them than it has
+    ends. Where more are gone, the record of one may still come: the first are taken.
     """
     return [
         np.flatnonzero(

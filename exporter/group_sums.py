@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 from exporter.grouping import Grouped
 from exporter.model import STATES, UNKNOWN, ProcessTable
 
+Column = NDArray[np.int64]
 Matrix = NDArray[np.int64]
 
 COUNTERS: Final = (
@@ -33,6 +35,8 @@ STATE_NAMES: Final = (*STATES.values(), "other")
 GAUGES: Final = ("threads", "rss_bytes", "virtual_bytes", "swap_bytes")
 """Columns of PROCESS_DTYPE that are summed as they are."""
 
+_SWAP: Final = "swap_bytes"
+_NARROW: Final = 1 << 16
 _STATE_OF_LETTER: Final = np.full(256, len(STATE_NAMES) - 1, dtype=np.intp)
 _STATE_OF_LETTER[[letter[0] for letter in STATES]] = np.arange(len(STATES))
 
@@ -58,34 +62,69 @@ class Sums:
     """By STATE_NAMES."""
 
 
-def sum_by_label(table: ProcessTable, grouped: Grouped, increases: Matrix, used: Matrix, living: int) -> Sums:
-    """Sum `table`, and `increases` and `used` (both COUNTERS by row; `used` may be UNKNOWN), by label.
+class ByLabel:
+    """Adds columns up by label: goes over one at a time, so that what it needs meanwhile is small and stays at hand."""
+
+    def __init__(self, grouped: Grouped) -> None:
+        self.count = len(grouped.labels)
+        positions = grouped.positions
+        # Of 16 bits numpy sorts by radix, in a seventh of the time.
+        narrow = positions.astype(np.uint16) if self.count <= _NARROW else positions
+        self._order = np.argsort(narrow, kind="stable")
+        # Every label has a row: reduceat has no empty slice to get wrong.
+        sizes = np.bincount(positions, minlength=self.count)
+        self._starts = np.cumsum(sizes) - sizes
+
+    def add(self, column: Column) -> Column:
+        """Return the sum of each label's values."""
+        sums: Column = np.add.reduceat(column[self._order], self._starts)
+        return sums
+
+    def smallest(self, column: Column) -> Column:
+        """Return the smallest of each label's values."""
+        least: Column = np.minimum.reduceat(column[self._order], self._starts)
+        return least
+
+    def any(self, column: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        """Return whether any of each label's values is true."""
+        if column.all():
+            return np.ones(self.count, dtype=np.bool_)
+        found: NDArray[np.bool_] = np.logical_or.reduceat(column[self._order], self._starts)
+        return found
+
+
+def sum_by_label(table: ProcessTable, grouped: Grouped, counters: Iterable[tuple[Column, Column]], living: int) -> Sums:
+    """Sum `table` by label; `counters` gives, by COUNTERS, what each row's grew by and is now, which may be UNKNOWN.
 
     The first `living` rows of the table live. The others' gauges must be 0.
     """
     records, count = table.records, len(grouped.labels)
-    order = np.argsort(grouped.positions, kind="stable")
-    # Every label has a row: reduceat has no empty slice to get wrong.
-    starts = np.searchsorted(grouped.positions[order], np.arange(count))
-
-    def add(matrix: Matrix) -> Matrix:
-        sums: Matrix = np.add.reduceat(matrix[:, order], starts, axis=1)
-        return sums.T
-
-    gauges = np.stack([records[name].astype(np.int64) for name in GAUGES])
-    swap_known = gauges[-1] != UNKNOWN
-    gauges[-1][~swap_known] = 0
+    by_label = ByLabel(grouped)
+    increases = np.zeros((count, len(COUNTERS)), dtype=np.int64)
+    known = np.zeros((count, len(COUNTERS)), dtype=np.bool_)
+    for index, (increase, used) in enumerate(counters):
+        increases[:, index] = by_label.add(increase)
+        known[:, index] = by_label.any(used != UNKNOWN)
+    gauges = np.zeros((count, len(GAUGES)), dtype=np.int64)
+    swap_known = np.zeros(count, dtype=np.bool_)
+    for index, name in enumerate(GAUGES):
+        column = records[name].astype(np.int64)
+        if name == _SWAP:
+            is_known = column != UNKNOWN
+            swap_known = by_label.any(is_known)
+            column[~is_known] = 0
+        gauges[:, index] = by_label.add(column)
     positions = grouped.positions[:living]
     started = records["start_ticks"].copy()
     started[living:] = np.iinfo(np.int64).max
     letters = _STATE_OF_LETTER[np.ascontiguousarray(records["state"][:living]).view(np.uint8)]
     width = len(STATE_NAMES)
     return Sums(
-        increases=add(increases),
-        known=np.logical_or.reduceat((used != UNKNOWN)[:, order], starts, axis=1).T,
-        gauges=add(gauges),
-        swap_known=np.logical_or.reduceat(swap_known[order], starts),
+        increases=increases,
+        known=known,
+        gauges=gauges,
+        swap_known=swap_known,
         processes=np.bincount(positions, minlength=count),
-        oldest=np.minimum.reduceat(started[order], starts),
+        oldest=by_label.smallest(started),
         states=np.bincount(positions * width + letters, minlength=count * width).reshape(count, width),
     )

@@ -13,16 +13,16 @@ to where the group stood at the first, unless it lost its name at the second: th
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from exporter.group_names import Candidate, choose
-from exporter.group_rows import Rows, identities, match_missed, rows_of
-from exporter.group_sums import COUNTERS, CPU, GAUGES, STATE_NAMES, Matrix, Sums, sum_by_label
+from exporter.group_rows import Rows, identities, kinds_of, match_missed, rows_of
+from exporter.group_sums import COUNTERS, CPU, GAUGES, STATE_NAMES, Column, Sums, sum_by_label
 from exporter.grouping import OTHER, Grouped, Rule, by_command
 from exporter.model import UNKNOWN, ProcessTable, Records
 
@@ -63,7 +63,7 @@ class Group:
 class _Account:
     """What a group has counted while it had its name."""
 
-    totals: Matrix
+    totals: Column
     known: NDArray[np.bool_]
     last_member: float
     exits: int = 0
@@ -76,19 +76,70 @@ class _Seen:
     Where the source knows exits, that is the table before and those that left it since without a word of their end.
     """
 
-    identities: Matrix
-    used: Matrix
-    """COUNTERS by row: the largest value seen, or UNKNOWN."""
-    records: Records
-    labels: NDArray[np.object_]
+    identities: Column
+    used: list[Column]
+    """By COUNTERS: the largest values seen, or UNKNOWN."""
+    kinds: Records
+    """What sums of missed ends are told apart by."""
+    labels: list[str]
+    positions: NDArray[np.intp]
+    """Which of `labels` each has; some may have none."""
     last: NDArray[np.float64]
     """When each was last in a table."""
 
     def only(self, which: NDArray[np.bool_] | NDArray[np.intp]) -> _Seen:
         """Return some of them."""
         return _Seen(
-            self.identities[which], self.used[:, which], self.records[which], self.labels[which], self.last[which]
+            self.identities[which],
+            [column[which] for column in self.used],
+            self.kinds[which],
+            self.labels,
+            self.positions[which],
+            self.last[which],
         )
+
+    def count_by_label(self, which: NDArray[np.bool_] | slice) -> dict[str, int]:
+        """Return how many of some there are in each group that has one."""
+        counts = np.bincount(self.positions[which], minlength=len(self.labels))
+        return {self.labels[position]: int(counts[position]) for position in np.flatnonzero(counts).tolist()}
+
+
+@dataclass(slots=True)
+class _Compared:
+    """The rows of a table, each beside what was seen of the same process before."""
+
+    rows: Rows
+    identities: Column
+    seen: _Seen | None
+    place: NDArray[np.intp]
+    """Where in `seen` each row's process is."""
+    same: NDArray[np.bool_]
+    """Whether it is there at all."""
+    gone: NDArray[np.bool_]
+    """Which of `seen` are in no row."""
+    matches: list[tuple[int, NDArray[np.intp]]]
+    """Rows that are sums of missed ends, with those of `seen` that are in them."""
+    used: list[Column]
+    """By COUNTERS, filled by `counters`: the largest values of each row so far."""
+
+    def counters(self) -> Iterator[tuple[Column, Column]]:
+        """Yield, by COUNTERS, what each row's grew by, and its largest so far (or UNKNOWN). To be called once."""
+        for index, name in enumerate(COUNTERS):
+            current = self.rows.table.records[name].copy()
+            if self.seen is None:
+                self.used.append(current)
+                yield np.zeros_like(current), current
+                continue
+            # Who is new had nothing, if it is known at all.
+            before = np.minimum(current, 0)
+            known = self.seen.used[index]
+            if len(known):
+                before = np.where(self.same, known[self.place], before)
+            for row, of_row in self.matches:
+                before[row] = np.maximum(known[of_row], 0).sum()
+            used = np.maximum(current, before)
+            self.used.append(used)
+            yield np.where(before == UNKNOWN, 0, used - before), used
 
 
 @dataclass
@@ -115,83 +166,73 @@ class GroupTracker:
         """Take the next table at `now` (seconds of a clock that never steps back); return the groups, `other` last."""
         rows = rows_of(table)
         grouped = self.rule(rows.table)
-        increases, used, gone = self._advance(rows)
-        sums = sum_by_label(rows.table, grouped, increases, used, rows.living)
+        compared = self._compare(rows)
+        sums = sum_by_label(rows.table, grouped, compared.counters(), rows.living)
         positions = {label: position for position, label in enumerate(grouped.labels)}
         before = self._named
-        there_before = set() if self._seen is None else set(self._seen.labels.tolist())
-        exits = self._exits(gone) if rows.ends is None else _ends(grouped, rows.ends)
+        there_before = set() if self._seen is None else self._seen.count_by_label(slice(None)).keys()
+        exits = self._exits(compared.gone) if rows.ends is None else _ends(grouped, rows.ends)
 
         self._measure(grouped.labels, sums, now)
         self._named = self._choose(positions, sums, now)
         own = {label for label in self._named if label in before or label not in there_before}
-        self._count(own, positions, sums, exits, increases)
+        self._count(own, positions, sums, exits)
         self._forget(positions, now)
 
-        self._seen = self._see(rows, grouped, used, gone, now)
+        self._seen = self._see(compared, grouped, now)
         return self._report(positions, sums)
 
-    def _advance(self, rows: Rows) -> tuple[Matrix, Matrix, NDArray[np.bool_]]:
-        """Return increases and use by row of COUNTERS, and which of those seen before are gone, their end unknown."""
-        records = rows.table.records
-        current = np.stack([records[name] for name in COUNTERS])
+    def _compare(self, rows: Rows) -> _Compared:
+        """Find each row among those seen before."""
+        wanted = identities(rows.table.records)
         seen = self._seen
-        if seen is None:
-            return np.zeros_like(current), current, np.zeros(0, dtype=np.bool_)
-        wanted = identities(records)
-        position = np.searchsorted(seen.identities, wanted)
-        position[position == len(seen.identities)] = 0
-        nobody = np.zeros(len(records), dtype=np.bool_)
-        same = seen.identities[position] == wanted if len(seen.identities) else nobody
-        before = np.zeros_like(current)
-        before[:, same] = seen.used[:, position[same]]
-        gone = np.ones(len(seen.identities), dtype=np.bool_)
-        gone[position[same]] = False
-        self._find_missed(rows, seen, before, gone)
-        used = np.maximum(current, before)
-        increases = np.where(before == UNKNOWN, 0, used - before)
-        return increases, used, gone
+        there = np.zeros(0, dtype=np.int64) if seen is None else seen.identities
+        place = np.zeros(len(wanted), dtype=np.intp)
+        same = np.zeros(len(wanted), dtype=np.bool_)
+        if len(there):
+            place = np.searchsorted(there, wanted)
+            place[place == len(there)] = 0
+            same = there[place] == wanted
+        gone = np.ones(len(there), dtype=np.bool_)
+        gone[place[same]] = False
+        matches = [] if seen is None else _find_missed(rows, seen, gone)
+        return _Compared(rows, wanted, seen, place, same, gone, matches, [])
 
-    def _find_missed(self, rows: Rows, seen: _Seen, before: Matrix, gone: NDArray[np.bool_]) -> None:
-        """Put into `before` what was counted of processes whose records were missed; they are not `gone` any more."""
-        exits = rows.table.exits
-        if exits is None or not len(exits.missed):
-            return
-        candidates = np.flatnonzero(gone)
-        matches = match_missed(exits.missed, exits.missed_counts, seen.records[candidates])
-        for row, match in enumerate(matches, rows.missed.start):
-            of_row = candidates[match]
-            before[:, row] = np.maximum(seen.used[:, of_row], 0).sum(axis=1)
-            gone[of_row] = False
-
-    def _see(self, rows: Rows, grouped: Grouped, used: Matrix, gone: NDArray[np.bool_], now: float) -> _Seen:
+    def _see(self, compared: _Compared, grouped: Grouped, now: float) -> _Seen:
         """Return what the next table is compared with."""
+        rows = compared.rows
         living = slice(rows.living)
-        records = rows.table.records[living]
-        labels = np.array(grouped.labels, dtype=object)[grouped.positions[living]]
-        there = _Seen(identities(records), used[:, living], records, labels, np.full(rows.living, now))
+        there = _Seen(
+            compared.identities[living],
+            [column[living] for column in compared.used],
+            kinds_of(rows.table.records[living]),
+            grouped.labels,
+            grouped.positions[living],
+            np.full(rows.living, now),
+        )
         if rows.ends is None or self._seen is None:
             return there
         # The kernel tells an end only when it has forgotten the process: until then what was counted is remembered.
-        await_end = gone & (now - self._seen.last < AWAIT_END_SECONDS)
+        await_end = compared.gone & (now - self._seen.last < AWAIT_END_SECONDS)
         if not await_end.any():
             return there
         waiting = self._seen.only(await_end)
+        labels = list(dict.fromkeys([*there.labels, *waiting.count_by_label(slice(None))]))
+        position_of = {label: position for position, label in enumerate(labels)}
+        moved = np.array([position_of.get(label, 0) for label in waiting.labels], dtype=np.intp)
         both = _Seen(
             np.concatenate([there.identities, waiting.identities]),
-            np.concatenate([there.used, waiting.used], axis=1),
-            np.concatenate([there.records, waiting.records]),
-            np.concatenate([there.labels, waiting.labels]),
+            [np.concatenate(columns) for columns in zip(there.used, waiting.used, strict=True)],
+            np.concatenate([there.kinds, waiting.kinds]),
+            labels,
+            np.concatenate([there.positions, moved[waiting.positions]]),
             np.concatenate([there.last, waiting.last]),
         )
         return both.only(np.argsort(both.identities, kind="stable"))
 
     def _exits(self, gone: NDArray[np.bool_]) -> dict[str, int]:
         """Return how many members each group of the table before lost."""
-        if self._seen is None:
-            return {}
-        labels, counts = np.unique(self._seen.labels[gone], return_counts=True)
-        return dict(zip(labels.tolist(), counts.tolist(), strict=True))
+        return {} if self._seen is None else self._seen.count_by_label(gone)
 
     def _measure(self, labels: list[str], sums: Sums, now: float) -> None:
         """Let old activity fade, add the new."""
@@ -220,18 +261,12 @@ class GroupTracker:
         ]
         return choose(candidates, incumbents, self.max_groups - 1)
 
-    def _count(
-        self,
-        own: set[str],
-        positions: Mapping[str, int],
-        sums: Sums,
-        exits: Mapping[str, int],
-        increases: Matrix,
-    ) -> None:
+    def _count(self, own: set[str], positions: Mapping[str, int], sums: Sums, exits: Mapping[str, int]) -> None:
         """Add each increase to one account."""
-        whole = increases.sum(axis=1)
+        whole = sums.increases.sum(axis=0)
         self.cpu_ns += int(whole[CPU].sum())
-        rest, rest_exits = whole, sum(exits.values())
+        rest_exits = sum(exits.values())
+        counted = []
         for label in self._named:
             account = self._accounts.setdefault(label, _empty_account(self._updated))
             position = positions.get(label)
@@ -241,10 +276,10 @@ class GroupTracker:
                 continue
             if position is not None:
                 account.totals += sums.increases[position]
-                rest = rest - sums.increases[position]
+                counted.append(position)
             account.exits += exits.get(label, 0)
             rest_exits -= exits.get(label, 0)
-        self._other.totals += rest
+        self._other.totals += whole - sums.increases[counted].sum(axis=0)
         self._other.exits += rest_exits
         self._other.known |= sums.known.any(axis=0)
 
@@ -262,17 +297,34 @@ class GroupTracker:
                 del self._accounts[label]
 
     def _report(self, positions: Mapping[str, int], sums: Sums) -> list[Group]:
+        members = _members(sums)
         is_rest = np.ones(len(positions), dtype=np.bool_)
-        groups = []
-        for label in sorted(self._named):
-            rows = [positions[label]] if label in positions else []
-            is_rest[rows] = False
-            groups.append(_group(label, self._accounts[label], sums, rows))
-        groups.append(_group(OTHER, self._other, sums, np.flatnonzero(is_rest).tolist()))
+        is_rest[[positions[label] for label in self._named if label in positions]] = False
+        nobody = _Members(0, [0] * len(GAUGES), bool(sums.swap_known.any()), 0, [0] * len(STATE_NAMES))
+        groups = [
+            _group(label, self._accounts[label], members[positions[label]] if label in positions else nobody)
+            for label in sorted(self._named)
+        ]
+        groups.append(_group(OTHER, self._other, _together(sums, is_rest) if is_rest.any() else nobody))
         return groups
 
 
-def _ends(grouped: Grouped, ends: Matrix) -> dict[str, int]:
+def _find_missed(rows: Rows, seen: _Seen, gone: NDArray[np.bool_]) -> list[tuple[int, NDArray[np.intp]]]:
+    """Return which of `seen` each sum of missed ends holds; they are not `gone` any more."""
+    exits = rows.table.exits
+    if exits is None or not len(exits.missed):
+        return []
+    candidates = np.flatnonzero(gone)
+    found = []
+    for row, match in enumerate(
+        match_missed(exits.missed, exits.missed_counts, seen.kinds[candidates]), rows.missed.start
+    ):
+        found.append((row, candidates[match]))
+        gone[candidates[match]] = False
+    return found
+
+
+def _ends(grouped: Grouped, ends: Column) -> dict[str, int]:
     """Return how many ends there were in each group."""
     counts = np.zeros(len(grouped.labels), dtype=np.int64)
     np.add.at(counts, grouped.positions, ends)
@@ -283,20 +335,45 @@ def _empty_account(now: float) -> _Account:
     return _Account(np.zeros(len(COUNTERS), dtype=np.int64), np.zeros(len(COUNTERS), dtype=np.bool_), now)
 
 
-def _group(name: str, account: _Account, sums: Sums, rows: list[int]) -> Group:
-    threads, resident, virtual, swap = sums.gauges[rows].sum(axis=0).tolist()
-    # A group without members uses no swap, where swap can be read at all.
-    processes = int(sums.processes[rows].sum())
-    swap_known = bool((sums.swap_known[rows] if rows else sums.swap_known).any())
+class _Members(NamedTuple):
+    """Sums over those who live, in Python's own numbers."""
+
+    processes: int
+    gauges: list[int]
+    swap_known: bool
+    oldest: int
+    states: list[int]
+
+
+def _members(sums: Sums) -> list[_Members]:
+    """Return the sums by label."""
+    columns = (sums.processes, sums.gauges, sums.swap_known, sums.oldest, sums.states)
+    return [_Members(*row) for row in zip(*(column.tolist() for column in columns), strict=True)]
+
+
+def _together(sums: Sums, which: NDArray[np.bool_]) -> _Members:
+    """Return the sums over some labels, of which there is one at least."""
+    return _Members(
+        int(sums.processes[which].sum()),
+        sums.gauges[which].sum(axis=0).tolist(),
+        bool(sums.swap_known[which].any()),
+        int(sums.oldest[which].min()),
+        sums.states[which].sum(axis=0).tolist(),
+    )
+
+
+def _group(name: str, account: _Account, members: _Members) -> Group:
+    threads, resident, virtual, swap = members.gauges
     return Group(
         name=name,
-        processes=processes,
+        processes=members.processes,
         threads=threads,
         rss_bytes=resident,
         virtual_bytes=virtual,
-        swap_bytes=swap if swap_known else None,
-        oldest_start_ticks=int(sums.oldest[rows].min()) if processes else None,
-        states=dict(zip(STATE_NAMES, sums.states[rows].sum(axis=0).tolist(), strict=True)),
+        # A group without members uses no swap, where swap can be read at all.
+        swap_bytes=swap if members.swap_known else None,
+        oldest_start_ticks=members.oldest if members.processes else None,
+        states=dict(zip(STATE_NAMES, members.states, strict=True)),
         counters={
             counter: total
             for counter, total, known in zip(COUNTERS, account.totals.tolist(), account.known.tolist(), strict=True)

@@ -14,6 +14,7 @@ from typing import Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from exporter.distinct import Commands, renumber
 from exporter.grouping import Grouped, command_label, kernel_threads
 from exporter.model import UNKNOWN, ProcessTable, command_text
 from exporter.rules.command_lines import CommandLines
@@ -73,6 +74,7 @@ class RuleSet:
         self._by_cgroup = Column.CGROUP in asked or bool(named & {"cgroup", "container"})
         self._by_uid = Column.UID in asked or bool(named & {"user", "uid"})
         self._off: set[int] = set()
+        self._commands = Commands()
         self._labels: dict[Key, str | _Undecided] = {}
         self._decided: dict[tuple[int, int, Key], str] = {}
 
@@ -150,22 +152,22 @@ class RuleSet:
     def _keys(self, table: ProcessTable) -> tuple[list[Key], NDArray[np.intp]]:
         """Return the distinct combinations, and which one each row has."""
         records = table.records
-        _, codes = np.unique(records["command"], return_inverse=True)
+        commands, codes = self._commands.number(records["command"])
         kernel = kernel_threads(table)
-        codes = codes * 2 + kernel
+        codes, bound = codes * 2 + kernel, len(commands) * 2
         for name, wanted in (("cgroup", self._by_cgroup), ("uid", self._by_uid)):
             if wanted:
                 distinct, parts = np.unique(records[name], return_inverse=True)
-                codes = codes * len(distinct) + parts
-        _, first, codes = np.unique(codes, return_index=True, return_inverse=True)
-        alike = records[first]
+                codes, bound = codes * len(distinct) + parts, bound * len(distinct)
+        rows, codes = renumber(codes, bound)
+        alike = records[rows]
         cgroups: list[str] = [""] * len(alike)
         uids: list[int] = [0] * len(alike)
         if self._by_cgroup:
             cgroups = [table.cgroups.get(number, "") for number in alike["cgroup"].tolist()]
         if self._by_uid:
             uids = alike["uid"].tolist()
-        return list(map(Key, alike["command"].tolist(), kernel[first].tolist(), cgroups, uids)), codes
+        return list(map(Key, alike["command"].tolist(), kernel[rows].tolist(), cgroups, uids)), codes
 
     def _values(self, key: Key) -> Values:
         return Values(

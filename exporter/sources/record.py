@@ -243,9 +243,13 @@ def _subtract(target: np.void, row: np.void, exits: int) -> None:
 
 
 def _without_nameless(rows: Records, cgroups: Mapping[int, str]) -> Records:
-    nameless = [cgroup for cgroup in np.unique(rows["cgroup"]).tolist() if cgroup not in cgroups]
-    if nameless:
-        rows["cgroup"][np.isin(rows["cgroup"], nameless)] = UNKNOWN
+    named = np.array(sorted([*cgroups, UNKNOWN]), dtype=np.int64)
+    column = np.ascontiguousarray(rows["cgroup"])
+    places = np.searchsorted(named, column)
+    places[places == len(named)] = 0
+    nameless = named[places] != column
+    if nameless.any():
+        rows["cgroup"][nameless] = UNKNOWN
     return rows
 
 

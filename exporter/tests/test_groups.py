@@ -152,6 +152,16 @@ def test_what_no_member_knows_is_absent() -> None:
     assert (groups[OTHER].counters["read_bytes"], groups[OTHER].swap_bytes) == (0, 0)
 
 
+def test_what_no_member_knows_is_absent_of_new_ones_too() -> None:
+    """A process that starts between two tables, and whose I/O is refused, did not read 0 bytes."""
+    tracker = GroupTracker()
+    tracker.update(table([Process(1, b"a", read_bytes=5)]), 0)
+    processes = [Process(1, b"a", read_bytes=5), Process(2, b"b", user_ns=SECOND, read_bytes=UNKNOWN)]
+    group = by_name(tracker.update(table(processes), 15))["b"]
+    assert "read_bytes" not in group.counters
+    assert group.counters["user_ns"] == SECOND
+
+
 def test_unknown_values_are_left_out_of_sums() -> None:
     tracker = GroupTracker()
     tracker.update(table([Process(1, b"a", read_bytes=UNKNOWN), Process(2, b"a", swap_bytes=UNKNOWN)]), 0)

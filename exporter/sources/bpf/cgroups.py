@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from exporter.model import UNKNOWN, SourceError
 from exporter.sources import procfs_parse
-from exporter.sources.bpf.previous import keep_departed, match
+from exporter.sources.bpf.previous import Match, keep_departed, match
 
 MAX_NAMES: Final = 16384
 """Kept of cgroups that are gone, so that the end of a process in one still says where it ran."""
@@ -27,7 +27,8 @@ SETTLED_NS: Final = 5_000_000_000
 
 _MOUNTS_FIELDS: Final = 3
 _PLACE_DTYPE: Final = np.dtype(
-    [("pid", "<i4"), ("start_ns", "<i8"), ("cgroup", "<i8"), ("settled", "?"), ("left_ns", "<i8")]
+    [("pid", "<i4"), ("start_ns", "<i8"), ("cgroup", "<i8"), ("settled", "?"), ("left_ns", "<i8")],
+    align=True,
 )
 """What is known of a process: `settled` says that it was read when it was old enough."""
 
@@ -42,14 +43,14 @@ class Cgroups:
         self._nameless: set[int] = set()
         self._places = _Places(procfs)
 
-    def name(self, records: NDArray[np.void], ended: NDArray[np.void], now_ns: int) -> dict[int, str]:
+    def name(self, records: NDArray[np.void], ended: NDArray[np.void], common: Match, now_ns: int) -> dict[int, str]:
         """Return the paths of all cgroups in both arrays (of RECORD_DTYPE); an id without a path is absent.
 
-        On a hybrid host it first replaces ids in the arrays by those of the places that /proc names. `now_ns` is
-        the time since boot.
+        On a hybrid host it first replaces ids in the arrays by those of the places that /proc names. `common` is what
+        `records` have in common with those of the call before, `now_ns` the time since boot.
         """
         if self._hybrid:
-            return self._places.name(records, ended, now_ns)
+            return self._places.name(records, ended, common, now_ns)
         ids = set(np.unique(records["cgroup"]).tolist()) | set(np.unique(ended["cgroup"]).tolist())
         ids.discard(UNKNOWN)
         if ids - self._names.keys() - self._nameless:
@@ -77,27 +78,27 @@ class _Places:
         self._known: NDArray[np.void] = np.zeros(0, dtype=_PLACE_DTYPE)
         self._departed: NDArray[np.void] = np.zeros(0, dtype=_PLACE_DTYPE)
 
-    def name(self, records: NDArray[np.void], ended: NDArray[np.void], now_ns: int) -> dict[int, str]:
+    def name(self, records: NDArray[np.void], ended: NDArray[np.void], common: Match, now_ns: int) -> dict[int, str]:
         ended["cgroup"] = UNKNOWN
-        for places in (self._departed, self._known):
-            place, there = match(places, ended)
-            ended["cgroup"][there] = places["cgroup"][place[there]]
+        if len(ended):
+            for places in (self._departed, self._known):
+                found = match(places, ended)
+                ended["cgroup"][found.same] = places["cgroup"][found.place[found.same]]
 
         known = np.zeros(len(records), dtype=_PLACE_DTYPE)
-        known["pid"], known["start_ns"], known["cgroup"] = records["pid"], records["start_ns"], UNKNOWN
+        known["pid"], known["start_ns"] = records["pid"], records["start_ns"]
+        known["cgroup"] = common.values(self._known["cgroup"], UNKNOWN)
         known["settled"] = now_ns - known["start_ns"] >= SETTLED_NS
-        place, there = match(self._known, records)
-        unread = np.ones(len(records), dtype=np.bool_)
-        if len(self._known):
-            known["cgroup"][there] = self._known["cgroup"][place][there]
-            unread = ~(there & self._known["settled"][place])
-        for row in np.flatnonzero(unread).tolist():
+        unread = np.flatnonzero(common.values(self._known["settled"], 0) == 0)
+        for row in unread.tolist():
             known["cgroup"][row] = self._read(int(known["pid"][row]))
         records["cgroup"] = known["cgroup"]
-        self._departed = keep_departed(self._departed, self._known, known, now_ns)
+        left = common.left()
+        self._departed = keep_departed(self._departed, self._known, left, now_ns)
         self._known = known
-        used = {number for rows in (known, self._departed, ended) for number in np.unique(rows["cgroup"]).tolist()}
-        self._ids = {path: number for path, number in self._ids.items() if number in used}
+        if len(unread) or len(left) or len(ended):
+            used = {number for rows in (known, self._departed, ended) for number in np.unique(rows["cgroup"]).tolist()}
+            self._ids = {path: number for path, number in self._ids.items() if number in used}
         return {number: path for path, number in self._ids.items()}
 
     def _read(self, pid: int) -> int:

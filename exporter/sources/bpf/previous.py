@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
@@ -13,32 +14,59 @@ KEPT_NS: Final = 10_000_000_000
 """So long what was known of a process outlives its row: the kernel tells its end some time after it left the table."""
 
 _FLOORS: Final = ("pid", "start_ns", "user_ns", "system_ns")
-_FLOOR_DTYPE: Final = np.dtype([(name, RECORD_DTYPE[name]) for name in _FLOORS] + [("left_ns", np.dtype("<i8"))])
+_FLOOR_DTYPE: Final = np.dtype(
+    [(name, RECORD_DTYPE[name]) for name in _FLOORS] + [("left_ns", np.dtype("<i8"))], align=True
+)
 
 
-def match(before: NDArray[np.void], now: NDArray[np.void]) -> tuple[NDArray[np.intp], NDArray[np.bool_]]:
-    """Return for each row of `now` where the same process is in `before`, and whether it is there at all.
+@dataclass(frozen=True, slots=True)
+class Match:
+    """Which rows of two tables are one process, by `pid` and `start_ns`."""
 
-    Both have `pid` and `start_ns`; `before` ascends by pid, and none is twice in it.
-    """
+    place: NDArray[np.intp]
+    """For each row of the later table, where in the earlier it is."""
+    same: NDArray[np.bool_]
+    """And whether it is there at all."""
+    earlier: int
+    """Rows of the earlier table."""
+
+    def values(self, column: NDArray[np.int64], default: int) -> NDArray[np.int64]:
+        """Return for each row of the later table its value in a column of the earlier; `default` where it is new."""
+        if not self.earlier:
+            return np.full(len(self.same), default, dtype=np.int64)
+        found: NDArray[np.int64] = np.where(self.same, column[self.place], default)
+        return found
+
+    def left(self) -> NDArray[np.intp]:
+        """Return which rows of the earlier table are not in the later."""
+        is_left = np.ones(self.earlier, dtype=np.bool_)
+        is_left[self.place[self.same]] = False
+        return np.flatnonzero(is_left)
+
+
+def match(before: NDArray[np.void], now: NDArray[np.void]) -> Match:
+    """Compare two tables, which both have `pid` and `start_ns`; `before` ascends by pid, and none is twice in it."""
     if not len(before):
-        return np.zeros(len(now), dtype=np.intp), np.zeros(len(now), dtype=np.bool_)
-    place = np.searchsorted(before["pid"], now["pid"])
-    place[place == len(before)] = 0
-    return place, (before["pid"][place] == now["pid"]) & (before["start_ns"][place] == now["start_ns"])
+        return Match(np.zeros(len(now), dtype=np.intp), np.zeros(len(now), dtype=np.bool_), 0)
+    pids = np.ascontiguousarray(before["pid"])
+    wanted = np.ascontiguousarray(now["pid"])
+    place = np.searchsorted(pids, wanted)
+    place[place == len(pids)] = 0
+    return Match(place, (pids[place] == wanted) & (before["start_ns"][place] == now["start_ns"]), len(before))
 
 
 def keep_departed(
-    departed: NDArray[np.void], before: NDArray[np.void], now: NDArray[np.void], now_ns: int
+    departed: NDArray[np.void], before: NDArray[np.void], left: NDArray[np.intp], now_ns: int
 ) -> NDArray[np.void]:
-    """Return those of `before` that are not in `now`, and those of `departed` that left less than KEPT_NS ago.
+    """Return the rows of `before` that `left` names, and those of `departed` that left less than KEPT_NS ago.
 
-    `before` and `departed` have one dtype, with `left_ns`; all three ascend by pid, and so does the result.
+    `before` and `departed` have one dtype, with `left_ns`; both ascend by pid, and so does the result.
     """
-    _, there = match(now, before)
-    left = before[~there].copy()
-    left["left_ns"] = now_ns
-    kept = np.concatenate([departed[departed["left_ns"] > now_ns - KEPT_NS], left])
+    if not len(left) and not len(departed):
+        return departed
+    gone = before[left]
+    gone["left_ns"] = now_ns
+    kept = np.concatenate([departed[departed["left_ns"] > now_ns - KEPT_NS], gone])
     kept = kept[np.argsort(kept["pid"], kind="stable")]
     pids = kept["pid"]
     latest: NDArray[np.void] = kept[np.append(pids[1:] != pids[:-1], True)] if len(kept) else kept
@@ -58,31 +86,35 @@ class Floors:
         self._last: NDArray[np.void] = np.zeros(0, dtype=_FLOOR_DTYPE)
         self._departed: NDArray[np.void] = np.zeros(0, dtype=_FLOOR_DTYPE)
 
-    def hold(self, records: NDArray[np.void]) -> None:
-        """Raise user and system time of `records` (of RECORD_DTYPE), in place, where they are below the last ones."""
-        _raise(records, self._last)
-
     def hold_ended(self, records: NDArray[np.void]) -> None:
-        """Do the same with records of processes that ended: they may have left the table some reads ago."""
-        _raise(records, self._last)
-        _raise(records, self._departed)
+        """Raise user and system time of processes that ended (of RECORD_DTYPE), in place, where below the last ones.
 
-    def remember(self, records: NDArray[np.void], now_ns: int) -> None:
-        """Take what is said now. `records` ascend by pid; `now_ns` is of a clock that never steps back."""
-        self._departed = keep_departed(self._departed, self._last, records, now_ns)
+        They may have left the table some reads ago.
+        """
+        for floors in (self._last, self._departed):
+            if len(records) and len(floors):
+                _raise(records, floors, match(floors, records))
+
+    def hold(self, records: NDArray[np.void], now_ns: int) -> Match:
+        """Do the same with a table, and keep what is said now. Return what it has in common with the one before.
+
+        `records` ascend by pid; `now_ns` is of a clock that never steps back.
+        """
+        common = match(self._last, records)
+        _raise(records, self._last, common)
+        self._departed = keep_departed(self._departed, self._last, common.left(), now_ns)
         self._last = np.zeros(len(records), dtype=_FLOOR_DTYPE)
         for name in _FLOORS:
             self._last[name] = records[name]
+        return common
 
 
-def _raise(records: NDArray[np.void], floors: NDArray[np.void]) -> None:
-    if not len(floors) or not len(records):
-        return
-    place, same = match(floors, records)
-    user_floor = np.where(same, floors["user_ns"][place], 0)
-    system_floor = np.where(same, floors["system_ns"][place], 0)
-    total = np.maximum(records["user_ns"] + records["system_ns"], user_floor + system_floor)
-    system = np.maximum(records["system_ns"], system_floor)
+def _raise(records: NDArray[np.void], floors: NDArray[np.void], common: Match) -> None:
+    user_floor = common.values(floors["user_ns"], 0)
+    system_floor = common.values(floors["system_ns"], 0)
+    user, system = records["user_ns"], records["system_ns"]
+    total = np.maximum(user + system, user_floor + system_floor)
+    system = np.maximum(system, system_floor)
     user = np.maximum(total - system, user_floor)
     records["user_ns"] = user
     records["system_ns"] = total - user

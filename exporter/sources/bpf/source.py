@@ -83,9 +83,8 @@ class BpfSource:
                 self._first = False
             now = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
             self._floors.hold_ended(ended)
-            self._floors.hold(records)
-            self._floors.remember(records, now)
-            paths = self._cgroups.name(records, ended, now)
+            common = self._floors.hold(records, now)
+            paths = self._cgroups.name(records, ended, common, now)
             exits = ExitRecords(
                 records=as_processes(ended, paths),
                 missed=sums_as_processes(missed, paths),
