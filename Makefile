@@ -1,6 +1,6 @@
 # The commands of this repository; `make help` lists them.
 .DEFAULT_GOAL := help
-.PHONY: help up status latido test faults check format manifests requirements modules bench clean
+.PHONY: help up status latido test faults check format manifests requirements modules page bench clean
 PY := .venv/bin/python
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 # Moves a part of `make up` elsewhere: make up EXPORTER_PORT=20110
@@ -38,6 +38,9 @@ bench: ## run every benchmark against its real alternative
 
 faults: ## kill, cut, freeze and fill everything for 10 minutes, then count every sample: make faults ARGS='--seed 7'
 	@$(PY) -m tests.faults $(ARGS)
+
+page: ## build the bridge's page into bridge_ws/web/dist (needs Node), after a change of its sources
+	@$(PY) -m dev.page
 
 check: ## format, lint, types, imports
 	@$(PY) -m ruff format --check .

@@ -9,7 +9,8 @@ import signal
 import ssl
 import stat
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from http import HTTPStatus
@@ -242,18 +243,29 @@ class Bridge:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, stop.set)
+        async with self.listening():
+            tasks = [asyncio.create_task(self._feed.run())]
+            if self._grafana is not None:
+                tasks.append(asyncio.create_task(self._grafana.run()))
+            try:
+                await stop.wait()
+            finally:
+                log.info("stopping", clients=len(self._hub))
+                for task in tasks:
+                    task.cancel()
+                await asyncio.wait(tasks)
+
+    @asynccontextmanager
+    async def listening(self) -> AsyncIterator[int]:
+        """Serve without following the database, and yield the port; at the end every client is told."""
         certificate = Certificate.load(self._given.tls_cert_file, self._given.tls_key_file)
         server = await self._listen(certificate)
-        tasks = [asyncio.create_task(self._feed.run()), asyncio.create_task(self._sweep_all(certificate))]
-        if self._grafana is not None:
-            tasks.append(asyncio.create_task(self._grafana.run()))
+        sweeps = asyncio.create_task(self._sweep_all(certificate))
         try:
-            await stop.wait()
+            yield server.sockets[0].getsockname()[1]
         finally:
-            log.info("stopping", clients=len(self._hub))
-            for task in tasks:
-                task.cancel()
-            await asyncio.wait(tasks)
+            sweeps.cancel()
+            await asyncio.wait([sweeps])
             await self._close_all(server)
 
     async def _listen(self, certificate: Certificate | None) -> asyncio.Server:
@@ -345,7 +357,8 @@ class Bridge:
         """Return a page, a refusal, or None for a client that may come in."""
         path, _, query = request.path.partition("?")
         if path != "/ws":
-            return self._pages.answer(request.method, path, ",".join(request.headers.get_all("Accept")))
+            accept, encoding = (",".join(request.headers.get_all(name)) for name in ("Accept", "Accept-Encoding"))
+            return self._pages.answer(request.method, path, accept, encoding)
         refusal = self._refusal(connection, request, query)
         return None if refusal is None else self._refuse(connection, *refusal)
 

@@ -54,8 +54,9 @@ def test_the_wheel_holds_the_programs_and_no_tests(wheel: Path) -> None:
     names = zipfile.ZipFile(wheel).namelist()
     assert {"latido", "exporter", "ingest", "bridge_ws", "loadtest"} < {name.partition("/")[0] for name in names}
     assert [] == [name for name in names if "/tests/" in name or name.startswith(("dev/", "tests/"))]
-    for data in ("ingest/contract/openapi.json", "bridge_ws/asyncapi.yaml", "bridge_ws/web/index.html"):
+    for data in ("ingest/contract/openapi.json", "bridge_ws/asyncapi.yaml", "bridge_ws/web/dist/index.html"):
         assert data in names
+    assert [] == [name for name in names if name.startswith("bridge_ws/web/") and "/dist/" not in name]
 
 
 def test_alone_it_has_help_and_names_the_extra_that_a_command_needs(wheel: Path, tmp_path: Path) -> None:

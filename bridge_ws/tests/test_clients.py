@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import http.client
+import re
 import socket
 from collections.abc import Callable
 from pathlib import Path
@@ -45,7 +46,7 @@ async def test_a_slow_client_gets_a_gap_and_the_newest_and_no_one_else_does(
     """The slow one reads nothing while more is sent than the sockets and its buffer hold; then it is whole again."""
     writer, at, count = writers(), now_ms(), 40
     writer.commit(procesos(1, at, crowd(1), keyframe=True))
-    bridge = start_bridge(database, "--bridge.client-buffer=1MiB")
+    bridge = start_bridge(database, "--bridge.client-buffer=1MiB", "--bridge.send-timeout=5m")
     async with client(bridge.url, narrow=True) as slow, client(bridge.url) as quick:
         await quick.sample(1, "procesos", "snapshot")
         await slow.sample(1, "procesos", "snapshot")
@@ -213,10 +214,14 @@ async def test_the_page_and_its_parts_are_served_and_nothing_else(database: Dsn,
         connection.close()
         return response, body
 
+    page = ask("GET", "/")[1].decode()
+    script, style = re.search(r'src="(/assets/[^"]+)"', page), re.search(r'href="(/assets/[^"]+)"', page)
+    assert script is not None
+    assert style is not None
     for path, kind in {
         "/": "text/html; charset=utf-8",
-        "/app.js": "text/javascript; charset=utf-8",
-        "/style.css": "text/css; charset=utf-8",
+        script[1]: "text/javascript; charset=utf-8",
+        style[1]: "text/css; charset=utf-8",
         "/icon.svg": "image/svg+xml",
         "/metrics": "text/plain; version=0.0.4; charset=utf-8",
         "/-/healthy": "text/plain; charset=utf-8",
@@ -232,7 +237,8 @@ async def test_the_page_and_its_parts_are_served_and_nothing_else(database: Dsn,
     assert ask("GET", "/../server.py")[0].status == 404
     assert ask("DELETE", "/")[0].status == 405
     assert ask("GET", "/ws")[0].status == 426
-    page = ask("GET", "/")[1].decode()
+    assert "immutable" in ask("GET", script[1])[0].headers["Cache-Control"]
+    assert ask("GET", "/")[0].headers["Cache-Control"] == "no-cache"
     assert "://" not in page.replace("http://www.w3.org/", "")
 
 
