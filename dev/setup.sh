@@ -31,6 +31,8 @@ if [[ $purpose == test ]]; then
     /usr/include/stdio.h:libc6-dev
     /usr/include/libelf.h:libelf-dev
     xz:xz-utils
+    # The page is tested in a real browser.
+    chromium:chromium
   )
 fi
 

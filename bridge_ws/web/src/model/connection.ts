@@ -5,8 +5,10 @@ import type { Feed, Frame } from "./wire";
 
 const FIRST_RETRY_MS = 500;
 const LONGEST_RETRY_MS = 15_000;
-/** A bridge of another version may not know a token: after so many tries it is left out. */
-const TRIES_WITH_RESUME = 3;
+/** A bridge of another version may not know a token: one try in so many leaves it out. */
+const WITHOUT_RESUME = 10;
+/** Bridges look back for so long; after that a token is of no use. */
+const RESUME_MS = 300_000;
 /** After which what the bridge was too busy to answer, or could not, is asked for again. */
 const AGAIN_MS = 1_000;
 const UNAUTHORIZED = 1008; // RFC 6455, section 7.4.1
@@ -35,15 +37,26 @@ export class Connection {
   private watched = new Set<string>();
   private greeted = false;
 
-  constructor(private readonly fleet: Fleet) {}
+  constructor(private readonly fleet: Fleet) {
+    // The network is there again, or somebody looks again: no need to sit a pause out.
+    const now = (): void => {
+      if (this.status.state === "lost" && document.visibilityState === "visible") this.connect();
+    };
+    addEventListener("online", now);
+    document.addEventListener("visibilitychange", now);
+  }
 
   readonly connect = (): void => {
     clearTimeout(this.timer);
     if (this.status.state !== "lost") this.set({ state: "connecting" });
     const scheme = location.protocol === "https:" ? "wss" : "ws";
-    const resume = this.resume !== null && this.attempt <= TRIES_WITH_RESUME ? `?resume=${encodeURIComponent(this.resume)}` : "";
+    const late = this.since > 0 && Date.now() - this.since > RESUME_MS;
+    const resumes = this.resume !== null && !late && (this.attempt + 1) % WITHOUT_RESUME !== 0;
+    const resume = resumes ? `?resume=${encodeURIComponent(this.resume!)}` : "";
+    const before = this.socket;
     const socket = new WebSocket(`${scheme}://${location.host}/ws${resume}`, ["latido.v1"]);
     this.socket = socket;
+    before?.close(); // a try that is still under way
     socket.addEventListener("message", (event) => {
       if (this.socket === socket) this.receive(JSON.parse(event.data as string) as Frame);
     });
@@ -162,7 +175,9 @@ export class Connection {
     if (this.since === 0) this.since = Date.now();
     const wait = 100 + Math.random() * Math.min(LONGEST_RETRY_MS, FIRST_RETRY_MS * 2 ** this.attempt);
     this.attempt += 1;
-    this.set({ state: "lost", detail: event.reason, since: this.since, retryAt: Date.now() + wait });
+    // A bridge says why it closes; that a try after that failed says nothing more.
+    const detail = event.reason !== "" || this.status.state !== "lost" ? event.reason : this.status.detail;
+    this.set({ state: "lost", detail, since: this.since, retryAt: Date.now() + wait });
     this.timer = window.setTimeout(this.connect, wait);
   }
 

@@ -1,0 +1,87 @@
+"""`python -m dev.screenshots`: takes the README's pictures of the live page, of real exporters on this machine.
+
+Every host of the fleet is an exporter of its own here, so all show this machine, each at moments of its own; some
+small loads run beside them. In `unshare --pid --fork --mount-proc` the process table holds this stack alone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+import tempfile
+import time
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Final
+
+from playwright.sync_api import Browser
+
+from dev.browser import chromium
+from dev.fleet import running_fleet
+from dev.mariadb import Mariadb
+
+IMAGES: Final = Path(__file__).parent.parent / "docs" / "images"
+HOSTS: Final = ("db-1", "db-2", "cache-1", "queue-1", "web-1", "web-2", "web-3", "web-4", "build-1", "backup-1")
+LOADS: Final = (
+    "while True:\n until = time.monotonic() + 0.25\n while time.monotonic() < until: sum(range(9999))\n time.sleep(1)",
+    "while True:\n hashlib.sha256(os.urandom(1 << 24)).digest()\n time.sleep(7)",
+    "held = []\nwhile True:\n held = [] if len(held) > 60 else [*held, bytearray(8 << 20)]\n time.sleep(3)",
+    "while True:\n subprocess.run(['find', '/usr/share', '-name', '*.py'], stdout=-3)\n time.sleep(40)",
+)
+SHOTS: Final = (
+    ("fleet", "", 1280, 640, "light"),
+    ("fleet-dark", "", 1280, 640, "dark"),
+    ("host", "#/host/web-1", 1280, 900, "light"),
+    ("host-dark", "#/host/web-1", 1280, 900, "dark"),
+    ("phone", "#/host/web-1", 390, 844, "light"),
+    ("fleet-phone", "", 390, 844, "dark"),
+)
+
+
+def take(browser: Browser, url: str, folder: Path) -> None:
+    """Take every picture."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, place, width, height, theme in SHOTS:
+        context = browser.new_context(
+            viewport={"width": width, "height": height}, color_scheme="dark" if theme == "dark" else "light"
+        )
+        page = context.new_page()
+        page.goto(f"{url}/{place}")
+        page.get_by_text("Live", exact=True).wait_for()
+        page.locator(".tile-name, .host-title h1").first.wait_for()
+        page.wait_for_timeout(4_000)  # for what the backfills bring, and rates of two samples
+        page.screenshot(path=folder / f"{name}.png")
+        context.close()
+
+
+def main() -> int:
+    """Run the fleet for so long, then take the pictures."""
+    parser = argparse.ArgumentParser(prog="python -m dev.screenshots", description=__doc__)
+    parser.add_argument("--minutes", type=float, default=10.0, help="of history before the pictures")
+    parser.add_argument("--folder", type=Path, default=IMAGES)
+    parser.add_argument("--hold", action="store_true", help="go on until Ctrl-C")
+    given = parser.parse_args()
+    with ExitStack() as stack:
+        for number, load in enumerate(LOADS, 1):
+            name = f"open('/proc/self/comm', 'w').write('worker-{number}')"
+            code = f"import hashlib, os, subprocess, time\n{name}\n{load}"
+            process = subprocess.Popen([sys.executable, "-c", code])
+            stack.callback(process.wait)
+            stack.callback(process.terminate)
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="latido-screenshots-")))
+        server = Mariadb(folder / "mariadb", options=("--innodb-flush-log-at-trx-commit=2",))
+        server.start()
+        stack.callback(server.stop)
+        bridge = stack.enter_context(running_fleet(server.create_database("latido"), HOSTS, folder)).bridge
+        print(f"{bridge.url}/", flush=True)
+        time.sleep(60 * given.minutes)
+        with chromium() as browser:
+            take(browser, bridge.url, given.folder)
+        if given.hold:
+            sys.stdin.read()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
