@@ -96,6 +96,15 @@ class PushSettings:
     token_file: Path | None = setting(
         "push.token-file", path, None, "file that holds the bearer token alone; re-read when used", metavar="FILE"
     )
+    ca_file: Path | None = setting(
+        "push.ca-file", path, None, "authorities to trust for https, PEM; default: the system's", metavar="FILE"
+    )
+    cert_file: Path | None = setting(
+        "push.cert-file", path, None, "certificate chain to show to the APIs, PEM", metavar="FILE"
+    )
+    key_file: Path | None = setting(
+        "push.key-file", path, None, "key of that certificate, PEM without password", metavar="FILE"
+    )
     host: str | None = setting(
         "push.host", host_name, None, "name to store samples under; default: this machine's", metavar="NAME"
     )

@@ -5,19 +5,35 @@ from __future__ import annotations
 import errno
 import os
 import socket
+import ssl
 import stat
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from ingest.contract import tokens
+from ingest.contract import limits, tokens
+from ingest.contract.encoding import Take
+from ingest.contract.problems import Problem, ProblemType
 from latido import settings
 from latido.settings import Address, DatabaseSettings, LogSettings, SettingsError, group, setting
 
 BACKLOG: Final = 1024
 MAX_TOKEN_FILE: Final = 16 << 20
+RETRY_AFTER_BUSY: Final = 1
 STOP_SECONDS: Final = 2.5
 """After SIGTERM: time for requests in flight. With the rest of the way down it stays below 4 s."""
+
+
+def _room(value: str) -> int:
+    """Return a size in which the largest body has room, as sent and inflated."""
+    number = settings.size(value)
+    least = limits.MAX_COMPRESSED_BYTES + limits.MAX_INFLATED_BYTES
+    if number < least:
+        raise ValueError(f"expected {least >> 20}MiB or more, which the largest push takes, got {value!r}")
+    return number
 
 
 @dataclass(frozen=True)
@@ -31,6 +47,19 @@ class ServingSettings:
         "file of bearer tokens, one a line, each followed by the hosts it may push for (none: any)",
         metavar="FILE",
     )
+    tls_certificate: Path | None = setting(
+        "web.tls-cert-file", settings.path, None, "serve HTTPS with this certificate chain, PEM", metavar="FILE"
+    )
+    tls_key: Path | None = setting(
+        "web.tls-key-file", settings.path, None, "key of the certificate, PEM without password", metavar="FILE"
+    )
+    tls_client_ca: Path | None = setting(
+        "web.tls-client-ca-file",
+        settings.path,
+        None,
+        "take only clients with a certificate of these authorities, PEM",
+        metavar="FILE",
+    )
     insecure: bool = setting("insecure", settings.boolean, "false", "allow listening beyond loopback without a token")
     max_requests: int = setting(
         "web.max-requests",
@@ -39,11 +68,48 @@ class ServingSettings:
         "pushes taken at the same time; more are answered 429",
         metavar="N",
     )
+    max_bytes: int = setting(
+        "web.max-bytes",
+        _room,
+        "128MiB",
+        "size of the bodies, inflated, of pushes taken at the same time; more are answered 429",
+        metavar="SIZE",
+    )
     read_timeout: float = setting(
         "web.read-timeout", settings.positive_duration, "20s", "time for a body to arrive", metavar="DURATION"
     )
     database: DatabaseSettings = group(DatabaseSettings)
     log: LogSettings = group(LogSettings)
+
+
+class Room:
+    """`--web.max-bytes`: what pushes in flight hold of bodies, so that many large ones cannot take all memory."""
+
+    def __init__(self, max_bytes: int) -> None:
+        self._max_bytes = max_bytes
+        self._bytes = 0
+        self._lock = threading.Lock()  # one API inflates on worker threads
+
+    @contextmanager
+    def place(self) -> Iterator[Take]:
+        """Give a push a place: what it yields takes room for so many more bytes, or raises Problem (OVERLOADED)."""
+        taken = 0
+
+        def take(size: int) -> None:
+            nonlocal taken
+            with self._lock:
+                if self._bytes + size > self._max_bytes:
+                    raise Problem(
+                        ProblemType.OVERLOADED, f"{self._bytes} bytes are in flight", retry_after=RETRY_AFTER_BUSY
+                    )
+                self._bytes += size
+                taken += size
+
+        try:
+            yield take
+        finally:
+            with self._lock:
+                self._bytes -= taken
 
 
 def read_tokens(path: Path | None) -> tokens.Tokens:
@@ -61,6 +127,25 @@ def read_tokens(path: Path | None) -> tokens.Tokens:
         raise SettingsError(f"--auth.token-file: {path} is not text") from None
     except ValueError as error:
         raise SettingsError(f"--auth.token-file: {path}: {error}") from None
+
+
+def tls(given: ServingSettings) -> ssl.SSLContext | None:
+    """Return how connections are encrypted, None without `--web.tls-cert-file`. Raises SettingsError."""
+    if given.tls_certificate is None:
+        for flag, file in (("web.tls-key-file", given.tls_key), ("web.tls-client-ca-file", given.tls_client_ca)):
+            if file is not None:
+                raise SettingsError(f"--{flag} needs --web.tls-cert-file")
+        return None
+    if given.tls_key is None:
+        raise SettingsError("--web.tls-cert-file needs --web.tls-key-file")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.set_alpn_protocols(["http/1.1"])
+    settings.load_pair(context, given.tls_certificate, given.tls_key, flags=("web.tls-cert-file", "web.tls-key-file"))
+    if given.tls_client_ca is not None:
+        settings.load_authorities(context, given.tls_client_ca, flag="web.tls-client-ca-file")
+        context.verify_mode = ssl.CERT_REQUIRED
+    return context
 
 
 def listen(address: Address) -> socket.socket:

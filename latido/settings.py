@@ -14,6 +14,7 @@ import ipaddress
 import math
 import os
 import re
+import ssl
 import stat
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -422,6 +423,39 @@ def read_secret(path: Path, flag: str) -> str:
     if not secret or len(secret) > 4096 or not secret.isprintable():  # noqa: PLR2004 - the bound read above
         raise SettingsError(f"{flag}: {path} must hold one line of at most 4096 printable characters")
     return secret
+
+
+def load_pair(context: ssl.SSLContext, certificate: Path, key: Path, *, flags: tuple[str, str]) -> None:
+    """Give a TLS context its certificate chain and key. Raises SettingsError naming the flag and the file."""
+
+    def refuse_password() -> NoReturn:
+        # Without this OpenSSL would ask on the terminal.
+        raise SettingsError(f"--{flags[1]}: {key} is encrypted; only a key without password can be used")
+
+    for flag, file in zip(flags, (certificate, key), strict=True):
+        _check_readable(file, flag)
+    try:
+        context.load_cert_chain(certificate, key, password=refuse_password)
+    except ssl.SSLError as error:
+        reason = error.reason or "not PEM"
+        raise SettingsError(f"--{flags[0]}: {certificate} and {key} do not form a pair: {reason}") from None
+
+
+def load_authorities(context: ssl.SSLContext, file: Path, *, flag: str) -> None:
+    """Have a TLS context trust the authorities of a PEM file. Raises SettingsError naming the flag and the file."""
+    _check_readable(file, flag)
+    try:
+        context.load_verify_locations(cafile=file)
+    except ssl.SSLError:
+        raise SettingsError(f"--{flag}: {file} holds no certificate in PEM") from None
+
+
+def _check_readable(file: Path, flag: str) -> None:
+    try:
+        with file.open("rb"):
+            pass
+    except OSError as error:
+        raise SettingsError(f"--{flag}: {file} cannot be read: {error.strerror}") from None
 
 
 def guard(

@@ -42,9 +42,9 @@ class Authority:
         )
         self.pem = certificate.public_bytes(serialization.Encoding.PEM)
 
-    def server(self) -> Pair:
-        """Return a pair for 127.0.0.1 and localhost."""
-        return self._issue("server", ["127.0.0.1", "localhost"], ExtendedKeyUsageOID.SERVER_AUTH)
+    def server(self, *names: str, age: dt.timedelta = dt.timedelta()) -> Pair:
+        """Return a pair for these names, else 127.0.0.1 and localhost; made so long ago, valid for a day."""
+        return self._issue("server", names or ("127.0.0.1", "localhost"), ExtendedKeyUsageOID.SERVER_AUTH, age=age)
 
     def client(self, *names: str, password: bytes | None = None) -> Pair:
         """Return a pair of a client with these subject alternative names."""
@@ -53,14 +53,15 @@ class Authority:
     def _issue(
         self,
         name: str,
-        names: list[str] | tuple[str, ...],
+        names: tuple[str, ...],
         purpose: x509.ObjectIdentifier,
         password: bytes | None = None,
+        age: dt.timedelta = dt.timedelta(),
     ) -> Pair:
         key = ec.generate_private_key(ec.SECP256R1())
         subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
         builder = (
-            _builder(subject, self._name, key)
+            _builder(subject, self._name, key, age)
             .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
             .add_extension(_usage(signs_certificates=False), critical=True)
             .add_extension(x509.ExtendedKeyUsage([purpose]), critical=False)
@@ -76,8 +77,10 @@ class Authority:
         )
 
 
-def _builder(subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePrivateKey) -> x509.CertificateBuilder:
-    now = dt.datetime.now(dt.UTC)
+def _builder(
+    subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePrivateKey, age: dt.timedelta = dt.timedelta()
+) -> x509.CertificateBuilder:
+    now = dt.datetime.now(dt.UTC) - age
     return (
         x509.CertificateBuilder()
         .subject_name(subject)

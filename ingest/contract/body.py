@@ -1,7 +1,7 @@
 """What stands before validation, the same in every API: media type, and JSON (RFC 8259) without its loose ends.
 
-Stricter than Python's `json`: no NaN or Infinity, no lone surrogates, no byte order mark, UTF-8 alone, bounded depth.
-Of a key that stands twice the last value counts, at the first one's place.
+Stricter than Python's `json`: no NaN or Infinity, no lone surrogates, no byte order mark, UTF-8 alone, and a bound on
+depth and on the number of values. Of a key that stands twice the last value counts, at the first one's place.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import json
 import re
 from typing import Final, NoReturn
 
+from ingest.contract import limits
 from ingest.contract.encoding import ENCODINGS
 from ingest.contract.problems import Problem, ProblemType
 
@@ -20,6 +21,9 @@ Json = None | bool | int | float | str | list["Json"] | dict[str, "Json"]
 
 _UTF_8: Final = frozenset({"utf-8", "utf8"})
 _SURROGATE_ESCAPE: Final = re.compile(rb"\\u[dD][89a-fA-F]")
+_STRING: Final = re.compile(rb'"(?:[^"\\]|\\.)*+"', re.DOTALL)
+_BLOCK: Final = re.compile(rb'(?:[^"]++|"(?:[^"\\]|\\.)*+"|"){1,10000}+', re.DOTALL)
+"""A part of a text that cuts no string: to be taken one by one, in little memory."""
 _SURROGATE: Final = re.compile("[\ud800-\udfff]")
 
 
@@ -38,6 +42,8 @@ def parse(body: bytes) -> Json:
 
     The depth is bounded by Python's own limit alone (some hundreds): call `check_depth` where that can matter.
     """
+    if _values(body) > limits.MAX_VALUES and _values_outside_strings(body) > limits.MAX_VALUES:
+        raise _malformed(f"more than {limits.MAX_VALUES} values")
     try:
         text = body.decode("utf-8")
         value: Json = json.loads(text, parse_constant=_no_constant)
@@ -52,6 +58,15 @@ def parse(body: bytes) -> Json:
     if _SURROGATE_ESCAPE.search(body):  # rare: the walk is paid only by texts with escapes that could be lone
         _check_surrogates(value)
     return value
+
+
+def _values(body: bytes) -> int:
+    """Return a number not below that of a text's values: what strings hold is counted too."""
+    return body.count(b",") + body.count(b"[") + body.count(b"{")
+
+
+def _values_outside_strings(body: bytes) -> int:
+    return sum(_values(_STRING.sub(b"", block[0])) for block in _BLOCK.finditer(body))
 
 
 def check_depth(value: Json) -> None:

@@ -4,6 +4,9 @@ from typing import Final
 
 MAX_COMPRESSED_BYTES: Final = 8 << 20
 MAX_INFLATED_BYTES: Final = 64 << 20
+MAX_VALUES: Final = 5_000_000
+"""JSON values in a body, about: a body of `[],[],…` takes thirty times its size in memory. Those of a good body with
+their names take 14 bytes and more each, so that none within MAX_INFLATED_BYTES has so many."""
 MAX_SAMPLES: Final = 1_000
 MAX_PROCESSES: Final = 20_000
 """In one sample, `processes` and `exited` together."""

@@ -49,7 +49,7 @@ A push is stored wholly or not at all, and answered 201 after the commit. The id
 Bodies are JSON in UTF-8, as they are, gzip or zstd: at most {limits.MAX_COMPRESSED_BYTES} bytes as sent and
 {limits.MAX_INFLATED_BYTES} inflated. Types are strict: no number as a string, no fraction or exponent for an integer,
 no NaN. Fields that an API does not know are ignored and counted, so that a newer sender works with an older API.
-Of a key that stands twice the last value counts.
+Of a key that stands twice the last value counts. At most {limits.MAX_VALUES} values, unknown fields included.
 
 Every other answer is a problem document (RFC 9457); `pointer` (RFC 6901) names the first field at fault, in the order
 of the document, where a member that is missing stands behind those that are there.
@@ -116,7 +116,16 @@ def render() -> str:
 
 
 def _push(feed: Feed) -> Json:
-    responses: dict[str, Json] = {"201": _answer("Committed", "Accepted")}
+    committed = _answer("Committed", "Accepted")
+    committed["links"] = {
+        "again": {
+            "operationId": f"push_{feed.value}",
+            "requestBody": "$request.body",
+            "description": "The same push sent again stores nothing: its samples are counted under `duplicates`",
+        },
+        "health": {"operationId": "health", "description": "What stored a push says that it can"},
+    }
+    responses: dict[str, Json] = {"201": committed}
     responses |= {str(status): {"$ref": f"#/components/responses/Problem{status}"} for status in _statuses()}
     return {
         "operationId": f"push_{feed.value}",
@@ -142,7 +151,7 @@ def _statuses() -> list[int]:
     return sorted({problem.status for problem in _PUSH_PROBLEMS})
 
 
-def _answer(description: str, schema: str) -> Json:
+def _answer(description: str, schema: str) -> dict[str, Json]:
     return {
         "description": description,
         "content": {"application/json": {"schema": {"$ref": f"#/components/schemas/{schema}"}}},

@@ -13,7 +13,8 @@ import signal
 import socket
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from dataclasses import dataclass
+from contextlib import nullcontext
+from dataclasses import dataclass, field
 from importlib.resources import files
 from typing import Annotated, Final
 
@@ -30,7 +31,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from ingest import serving
 from ingest.contract import body as contract_body
 from ingest.contract import limits
-from ingest.contract.encoding import inflate
+from ingest.contract.encoding import Take, inflate
 from ingest.contract.metrics import Metrics
 from ingest.contract.problems import Problem, ProblemType
 from ingest.contract.tokens import Token, Tokens, authorize
@@ -44,11 +45,13 @@ from latido.settings import Address, group, setting
 log = logs.get(__name__)
 
 PROG: Final = "latido ingest orm"
-RETRY_AFTER_BUSY: Final = 1
 SERVER_CHECK_SECONDS: Final = 1.0
 """How soon a server that ended by itself, of a defect, ends the program."""
 DRAIN_BYTES: Final = limits.MAX_INFLATED_BYTES
 """Of a body that is too large this much is read and dropped, so that its sender gets to read the answer."""
+
+LARGE_BYTES: Final = 4 << 20
+"""Bodies beyond it are parsed one at a time: threads would only share the interpreter, and values take memory."""
 
 
 @dataclass(frozen=True)
@@ -85,14 +88,17 @@ def _run(argv: Sequence[str]) -> int:
     # A series of each counter's start would double /metrics and answer nothing.
     disable_created_metrics()  # type: ignore[no-untyped-call]  # prometheus-client does not annotate it
     dsn = given.serving.database.resolved()
+    tls = serving.tls(given.serving)
     listener = serving.listen(given.listen)
     engine = connect(dsn, connections=given.connections)
     metrics = Metrics(CollectorRegistry(), "orm", settings.version())
     metrics.pool(given.connections)
-    application = create_app(Resources(engine, Store(metrics), metrics, tokens, given.serving))
-    server = uvicorn.Server(
-        uvicorn.Config(application, log_config=None, access_log=False, server_header=False, lifespan="off")
-    )
+    room = serving.Room(given.serving.max_bytes)
+    application = create_app(Resources(engine, Store(metrics), metrics, tokens, given.serving, room))
+    config = uvicorn.Config(application, log_config=None, access_log=False, server_header=False, lifespan="off")
+    config.load()
+    config.ssl = tls
+    server = uvicorn.Server(config)
     log.info("listening", address=str(serving.bound(listener)), dsn=str(dsn), version=settings.version())
     status = _serve_until_signal(server, listener)
     engine.dispose()
@@ -142,6 +148,8 @@ class Resources:
     metrics: Metrics
     tokens: Tokens
     given: ServingSettings
+    room: serving.Room
+    large: threading.Lock = field(default_factory=threading.Lock)
     in_flight: int = 0
 
 
@@ -196,22 +204,26 @@ async def authenticated(request: Request, resources: Shared) -> Token | None:
 Caller = Annotated[Token | None, Depends(authenticated)]
 
 
-async def slot(_caller: Caller, resources: Shared) -> AsyncIterator[None]:
-    """Hold one of `--web.max-requests` places while the push is read and stored."""
+async def slot(_caller: Caller, resources: Shared) -> AsyncIterator[Take]:
+    """Hold one of `--web.max-requests` places, and room for the body, while the push is read and stored."""
     if resources.in_flight >= resources.given.max_requests:
         raise Problem(
-            ProblemType.OVERLOADED, f"{resources.in_flight} pushes are in flight", retry_after=RETRY_AFTER_BUSY
+            ProblemType.OVERLOADED, f"{resources.in_flight} pushes are in flight", retry_after=serving.RETRY_AFTER_BUSY
         )
     resources.in_flight += 1
     resources.metrics.in_flight(1)
     try:
-        yield
+        with resources.room.place() as take:
+            yield take
     finally:
         resources.in_flight -= 1
         resources.metrics.in_flight(-1)
 
 
-async def read(request: Request, resources: Shared, _slot: Annotated[None, Depends(slot)]) -> bytes:
+Place = Annotated[Take, Depends(slot)]
+
+
+async def read(request: Request, resources: Shared, take: Place) -> bytes:
     """Return the body as it was sent, within the limits of size and time."""
     declared = request.headers.get("Content-Length", "0")
     size = 0
@@ -222,9 +234,11 @@ async def read(request: Request, resources: Shared, _slot: Annotated[None, Depen
             async for chunk in request.stream():
                 size += len(chunk)
                 too_large = too_large or size > limits.MAX_COMPRESSED_BYTES
-                chunks.append(chunk)
                 if too_large:
                     chunks.clear()
+                else:
+                    take(len(chunk))
+                    chunks.append(chunk)
                 if size > DRAIN_BYTES:
                     break
     except TimeoutError:
@@ -237,12 +251,14 @@ async def read(request: Request, resources: Shared, _slot: Annotated[None, Depen
 Body = Annotated[bytes, Depends(read)]
 
 
-def validated(feed: Feed, model: type[schemas.P]) -> Callable[[Request, Body, Caller, Resources], schemas.P]:
+def validated(feed: Feed, model: type[schemas.P]) -> Callable[[Request, Body, Caller, Resources, Take], schemas.P]:
     """Return the dependency that makes a body a checked push. It runs on a worker thread."""
 
-    def dependency(request: Request, body: Body, caller: Caller, resources: Shared) -> schemas.P:
+    def dependency(request: Request, body: Body, caller: Caller, resources: Shared, take: Place) -> schemas.P:
         with resources.metrics.timed("decode"):
-            push, unknown = schemas.validate(model, inflate(body, request.headers.get("Content-Encoding")))
+            inflated = inflate(body, request.headers.get("Content-Encoding"), take)
+            with resources.large if len(inflated) > LARGE_BYTES else nullcontext():
+                push, unknown = schemas.validate(model, inflated)
         authorize(caller, push.host)
         resources.metrics.unknown_fields(feed, unknown)
         return push

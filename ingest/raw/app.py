@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import ssl
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
@@ -23,7 +24,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, disable_cr
 from ingest import serving
 from ingest.contract import body as contract_body
 from ingest.contract import limits
-from ingest.contract.encoding import inflate
+from ingest.contract.encoding import Take, inflate
 from ingest.contract.metrics import Metrics
 from ingest.contract.problems import Problem, ProblemType
 from ingest.contract.tokens import Tokens, authorize
@@ -37,7 +38,6 @@ from latido.settings import Address, group, setting
 log = logs.get(__name__)
 
 PROG: Final = "latido ingest raw"
-RETRY_AFTER_BUSY: Final = 1
 DRAIN_BYTES: Final = limits.MAX_INFLATED_BYTES
 """Of a body that is too large this much is read and dropped, so that its sender gets to read the answer."""
 
@@ -81,11 +81,11 @@ def _run(argv: Sequence[str]) -> int:
     )
     # A series of each counter's start would double /metrics and answer nothing.
     disable_created_metrics()  # type: ignore[no-untyped-call]  # prometheus-client does not annotate it
-    asyncio.run(_serve(given, tokens))
+    asyncio.run(_serve(given, tokens, serving.tls(given.serving)))
     return 0
 
 
-async def _serve(given: RawSettings, tokens: Tokens) -> None:
+async def _serve(given: RawSettings, tokens: Tokens, tls: ssl.SSLContext | None) -> None:
     dsn = given.serving.database.resolved()
     listener = serving.listen(given.listen)
     metrics = Metrics(CollectorRegistry(), "raw", settings.version())
@@ -105,7 +105,7 @@ async def _serve(given: RawSettings, tokens: Tokens) -> None:
     )
     await runner.setup()
     store.start()
-    site = web.SockSite(runner, listener, backlog=serving.BACKLOG)
+    site = web.SockSite(runner, listener, backlog=serving.BACKLOG, ssl_context=tls)
     await site.start()
     log.info("listening", address=str(serving.bound(listener)), dsn=str(dsn), version=settings.version())
     await stop.wait()
@@ -125,6 +125,7 @@ class Api:
         self._tokens = tokens
         self._max_requests = given.max_requests
         self._read_timeout = given.read_timeout
+        self._room = serving.Room(given.max_bytes)
         self._in_flight = 0
         self._idle = asyncio.Event()
         self._idle.set()
@@ -157,18 +158,23 @@ class Api:
             contract_body.check_headers(request.headers.get("Content-Type"), encoding)
             if self._in_flight >= self._max_requests:
                 raise Problem(
-                    ProblemType.OVERLOADED, f"{self._in_flight} pushes are in flight", retry_after=RETRY_AFTER_BUSY
+                    ProblemType.OVERLOADED,
+                    f"{self._in_flight} pushes are in flight",
+                    retry_after=serving.RETRY_AFTER_BUSY,
                 )
             self._in_flight += 1
             self._idle.clear()
             self._metrics.in_flight(1)
             try:
-                body = await self._read(request)
-                with self._metrics.timed("decode"):
-                    decoded = decode(feed, inflate(body, encoding))
-                del body
-                authorize(token, decoded.push.host)
-                accepted = await self._store.store(feed, decoded.push)
+                with self._room.place() as take:
+                    body = await self._read(request, take)
+                    with self._metrics.timed("decode"):
+                        inflated = inflate(body, encoding, take)
+                        del body
+                        decoded = decode(feed, inflated)
+                    del inflated
+                    authorize(token, decoded.push.host)
+                    accepted = await self._store.store(feed, decoded.push)
             finally:
                 self._in_flight -= 1
                 self._metrics.in_flight(-1)
@@ -179,7 +185,7 @@ class Api:
 
         return push
 
-    async def _read(self, request: web.Request) -> bytes:
+    async def _read(self, request: web.Request, take: Take) -> bytes:
         size = 0
         chunks: list[bytes] = []
         declared = request.content_length or 0
@@ -188,6 +194,7 @@ class Api:
                 async for chunk in request.content.iter_any():
                     size += len(chunk)
                     if max(size, declared) <= limits.MAX_COMPRESSED_BYTES:
+                        take(len(chunk))
                         chunks.append(chunk)
                     else:
                         chunks.clear()

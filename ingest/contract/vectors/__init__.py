@@ -35,7 +35,7 @@ TOKEN_ANY: Final = "vector-token-for-any-host"  # noqa: S105 - of the tests alon
 TOKEN_BOUND: Final = "vector-token-for-web-2-only"  # noqa: S105 - of the tests alone
 TOKEN_FILE: Final = f"# of the contract's vectors\n{TOKEN_ANY}\n{TOKEN_BOUND} web-2 web-3\n"
 
-FILES: Final = ("valid.json", "invalid.json", "requests.json")
+FILES: Final = ("valid.json", "invalid.json", "requests.json", "recorded.json")
 
 
 @dataclass(frozen=True)
