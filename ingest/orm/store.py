@@ -10,8 +10,10 @@ import random
 import secrets
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta
+from operator import attrgetter
 from typing import Final
 
 import pymysql
@@ -59,6 +61,7 @@ _EPOCH: Final = datetime(1970, 1, 1)  # noqa: DTZ001 - DATETIME has no zone; eve
 FeedTable = type[models.Ram] | type[models.Cpu] | type[models.Procesos]
 Sample = schemas.RamSample | schemas.CpuSample | schemas.ProcesosSample
 Row = dict[str, object]
+SampleKey = tuple[datetime, int]
 
 
 def connect(dsn: Dsn, *, connections: int) -> Engine:
@@ -78,6 +81,7 @@ def connect(dsn: Dsn, *, connections: int) -> Engine:
     return create_engine(
         URL.create("mysql+pymysql", dsn.user, dsn.password or None, dsn.host, dsn.port, dsn.database),
         isolation_level="READ COMMITTED",
+        paramstyle="format",  # PyMySQL fills positions in more quickly than names
         pool_size=connections,
         max_overflow=0,
         pool_timeout=POOL_SECONDS,
@@ -190,7 +194,9 @@ class Store:
         for attempt in range(1, TRIES + 1):
             try:
                 host_id = _resolve_host(session, push)
-                return _Transaction(session, self._metrics).store(feed, push, host_id)
+                # Before the transaction: its time is the server's, and bounded.
+                processes = _process_rows(host_id, push) if isinstance(push, schemas.ProcesosPush) else {}
+                return _Transaction(session, self._metrics).store(feed, push, host_id, processes)
             except DBAPIError as error:
                 session.rollback()
                 if code(error) not in DEADLOCK or attempt == TRIES:
@@ -198,6 +204,15 @@ class Store:
                 log.debug("a transaction met another one", reason=reason(error), attempt=attempt)
             time.sleep(random.uniform(0.01, 0.1) * attempt)  # noqa: S311 - jitter, not a secret
         raise AssertionError("the last attempt returns or raises")
+
+
+@dataclass(frozen=True)
+class _ProcessRows:
+    """What a sample stores of its processes."""
+
+    numbers: list[Row] = field(default_factory=list)
+    names: dict[tuple[date, int, int, int], Row] = field(default_factory=dict)
+    """By the primary key of `processes` without the host."""
 
 
 class _Transaction:
@@ -209,14 +224,13 @@ class _Transaction:
         self._deadline = time.monotonic() + DEADLINE_SECONDS
         self._rows: dict[str, int] = {}
 
-    def store(self, feed: Feed, push: schemas.Push, host_id: int) -> int:
-        """Store the samples that are not there yet; return how many those were."""
+    def store(self, feed: Feed, push: schemas.Push, host_id: int, processes: Mapping[SampleKey, _ProcessRows]) -> int:
+        """Store the samples that are not there yet with their `processes`; return how many those were."""
         batch_id = secrets.randbits(63)
         with self._metrics.timed("insert"):
             won = self._insert_samples(feed, push, host_id, batch_id)
-            if isinstance(push, schemas.ProcesosPush):
-                fresh = [sample for sample in push.samples if (moment(sample.sampled_at), sample.seq) in won]
-                self._insert_processes(host_id, fresh)
+            if processes:
+                self._insert_processes([processes[key] for key in sorted(won)])
         with self._metrics.timed("commit"):
             self._check_deadline()
             self._session.commit()
@@ -241,18 +255,9 @@ class _Transaction:
         self._rows[feed.value] = len(stored)
         return set(stored)
 
-    def _insert_processes(self, host_id: int, samples: Sequence[schemas.ProcesosSample]) -> None:
-        numbers: list[Row] = []
-        names: dict[tuple[date, int, int, int], Row] = {}
-        for sample in sorted(samples, key=lambda s: (s.sampled_at, s.seq)):
-            at = moment(sample.sampled_at)
-            for exited, processes in ((False, sample.processes), (True, sample.exited)):
-                for process in processes:
-                    number = identity(process.command, process.uid, process.cgroup, process.ppid)
-                    numbers.append(_process_sample_row(host_id, sample, process, exited=exited, number=number))
-                    key = (at.date(), process.pid, process.start_ticks, number)
-                    if key not in names:
-                        names[key] = _process_row(host_id, at, process, number)
+    def _insert_processes(self, fresh: Sequence[_ProcessRows]) -> None:
+        numbers = [row for rows in fresh for row in rows.numbers]
+        names = {key: row for rows in reversed(fresh) for key, row in rows.names.items()}  # the first of each stays
         self._execute(insert(models.ProcessSample), numbers)
         # In the order of the primary key: two APIs that store the same processes lock them in the same order.
         ordered = [names[key] for key in sorted(names)]
@@ -331,16 +336,23 @@ def _sample_row(sample: Sample) -> Row:
     return row
 
 
-def _process_sample_row(
-    host_id: int, sample: schemas.ProcesosSample, process: schemas.Process, *, exited: bool, number: int
-) -> Row:
-    return {
-        "host_id": host_id,
-        "sampled_at": moment(sample.sampled_at),
-        "seq": sample.seq,
-        "exited": exited,
-        "identity": number,
-    } | {name: getattr(process, name) for name in _PROCESS_NUMBERS}
+def _process_rows(host_id: int, push: schemas.ProcesosPush) -> dict[SampleKey, _ProcessRows]:
+    """Return the rows of each sample's processes."""
+    made: dict[SampleKey, _ProcessRows] = {}
+    for sample in push.samples:
+        at = moment(sample.sampled_at)
+        day = at.date()
+        rows = made[(at, sample.seq)] = _ProcessRows()
+        frame: Row = {"host_id": host_id, "sampled_at": at, "seq": sample.seq}
+        for exited, processes in ((False, sample.processes), (True, sample.exited)):
+            for process in processes:
+                number = identity(process.command, process.uid, process.cgroup, process.ppid)
+                values = zip(_PROCESS_NUMBERS, _process_numbers(process), strict=True)
+                rows.numbers.append({**frame, "exited": exited, "identity": number, **dict(values)})
+                key = (day, process.pid, process.start_ticks, number)
+                if key not in rows.names:
+                    rows.names[key] = _process_row(host_id, at, process, number)
+    return made
 
 
 def _process_row(host_id: int, at: datetime, process: schemas.Process, number: int) -> Row:
@@ -367,3 +379,4 @@ _ARRAYS: Final = frozenset({"cores", "processes", "exited"})
 _PROCESS_NUMBERS: Final = tuple(
     name for name in schemas.Process.model_fields if name in models.ProcessSample.model_fields
 )
+_process_numbers: Final = attrgetter(*_PROCESS_NUMBERS)
