@@ -22,6 +22,9 @@ TABLES: Final = ("ram", "cpu", "procesos", "process_samples", "processes")
 _BUCKETS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 """From the decoding of one small sample to the longest transaction (limits.TRANSACTION_SECONDS)."""
 
+_BATCHES: Final = (1, 2, 4, 8, 16, 32, 64, 128)
+"""To the most that one API puts into a transaction."""
+
 
 class Metrics:
     """What an API counts. Every series is there from the start, so that a rate has its zero."""
@@ -36,6 +39,12 @@ class Metrics:
             "Time that stages of a push took: decode and queue by request, insert and commit by transaction.",
             ["stage"],
             buckets=_BUCKETS,
+            registry=registry,
+        )
+        self._batches = Histogram(
+            "latido_ingest_batch_pushes",
+            "Pushes that a committed transaction held.",
+            buckets=_BATCHES,
             registry=registry,
         )
         self._samples = Counter("latido_ingest_samples_total", "Samples stored.", ["feed"], registry=registry)
@@ -87,6 +96,10 @@ class Metrics:
         """Count the samples of a push that committed."""
         self._samples.labels(feed.value).inc(accepted)
         self._duplicates.labels(feed.value).inc(duplicates)
+
+    def batch(self, pushes: int) -> None:
+        """Record how many pushes a transaction held that committed."""
+        self._batches.observe(pushes)
 
     def rows(self, table: str, count: int) -> None:
         """Count rows of a transaction that committed."""

@@ -234,6 +234,7 @@ class _Transaction:
         with self._metrics.timed("commit"):
             self._check_deadline()
             self._session.commit()
+        self._metrics.batch(1)
         for table, count in self._rows.items():
             self._metrics.rows(table, count)
         return len(won)

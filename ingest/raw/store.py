@@ -280,6 +280,7 @@ class Store:
             with metrics.timed("commit"):
                 await connection.execute("COMMIT")
         self._names.learn(news)
+        metrics.batch(len(batch))
         for table, count in rows.items():
             metrics.rows(table, count)
         answers = []

@@ -319,6 +319,8 @@ def test_the_endpoints_beside_the_feeds(start: Start, tables: str, api: str) -> 
         'latido_ingest_stage_seconds_count{stage="commit"}': 2,
         'latido_ingest_stage_seconds_count{stage="insert"}': 2,
         'latido_ingest_stage_seconds_count{stage="queue"}': 2,
+        "latido_ingest_batch_pushes_count": 2,
+        "latido_ingest_batch_pushes_sum": 2,
         f'latido_ingest_build_info{{api="{api}",version="{settings.version()}"}}': 1,
     }
     assert {series: program.metric(series) for series in expected} == expected
