@@ -20,7 +20,7 @@ from exporter.model import USER_HZ, ExitRecords
 from exporter.sources.bpf.cgroups import find_mounts
 from exporter.sources.bpf.loader import Options
 from exporter.sources.bpf.source import BpfSource
-from exporter.sources.bpf.tests.conftest import Opener, every_end_is_told
+from exporter.sources.bpf.tests.conftest import EndNotToldError, Opener, again_where_ends_are_kept, every_end_is_told
 from exporter.tests.processes import child
 
 PAGE = os.sysconf("SC_PAGE_SIZE")
@@ -69,7 +69,8 @@ def follow(source: BpfSource, prefix: bytes, enough: Callable[[Ended], bool]) ->
         ended = Ended(records[np.char.startswith(records["command"], prefix)], missed[ours], counts[ours])
         if enough(ended):
             return ended
-        assert time.monotonic() < deadline, f"waited {WITHIN_SECONDS} s, saw {ended.number()} exits of {prefix!r}"
+        if time.monotonic() > deadline:
+            raise EndNotToldError(f"waited {WITHIN_SECONDS} s, saw {ended.number()} exits of {prefix!r}")
         time.sleep(0.01)
 
 
@@ -98,6 +99,7 @@ def least(source: BpfSource, count: int) -> float:
     return count if every_end_is_told(source) else 0.97 * count
 
 
+@again_where_ends_are_kept
 def test_process_that_lived_3_ms_is_there_once_with_all_it_used(open_bpf: Opener) -> None:
     source = open_bpf()
     source.processes()
@@ -110,8 +112,9 @@ def test_process_that_lived_3_ms_is_there_once_with_all_it_used(open_bpf: Opener
             pass
         os.write(back, str(time.process_time_ns()).encode())
         os._exit(0)
-    os.waitpid(pid, 0)
     used = int(os.read(out, 100))
+    seen = time.clock_gettime(time.CLOCK_BOOTTIME)
+    os.waitpid(pid, 0)
     os.close(out)
     os.close(back)
     ended = follow(source, b"brief", lambda ended: ended.number() > 0)
@@ -119,7 +122,7 @@ def test_process_that_lived_3_ms_is_there_once_with_all_it_used(open_bpf: Opener
     assert (record["pid"], record["ppid"], record["state"], record["uid"]) == (pid, os.getpid(), b"X", os.geteuid())
     # To end costs some, too: on an emulated processor as much again.
     assert used <= ended.cpu_ns() <= 2 * used + 10_000_000
-    assert 0 <= record["start_ticks"] - int(started * USER_HZ) <= 20
+    assert int(started * USER_HZ) <= record["start_ticks"] <= int(seen * USER_HZ)
     assert record["minor_faults"] > 0
     for _ in range(3):
         exits = source.processes().exits
@@ -128,14 +131,16 @@ def test_process_that_lived_3_ms_is_there_once_with_all_it_used(open_bpf: Opener
 
 
 def test_what_ended_before_the_first_table_is_not_told(open_bpf: Opener) -> None:
-    source = open_bpf()
-    forks("early", 5)
-    time.sleep(0.5)  # nothing tells when the kernel has freed them without reading
+    source, witness = open_bpf(), open_bpf()
+    witness.processes()
+    forks("early", 40)
+    everything(witness, b"early")  # the kernel has freed them
     exits = source.processes().exits
     assert exits is not None
     assert (len(exits.records), len(exits.missed)) == (0, 0)
 
 
+@again_where_ends_are_kept
 def test_exit_is_not_below_what_the_table_said_before(open_bpf: Opener) -> None:
     source = open_bpf()
     with child(b"known", threads=6) as process:
@@ -149,6 +154,7 @@ def test_exit_is_not_below_what_the_table_said_before(open_bpf: Opener) -> None:
         assert before[name] <= after[name], name
 
 
+@again_where_ends_are_kept
 def test_zombie_is_in_the_table_and_not_among_the_exits_until_it_is_reaped(open_bpf: Opener) -> None:
     source = open_bpf()
     source.processes()
@@ -164,6 +170,7 @@ def test_zombie_is_in_the_table_and_not_among_the_exits_until_it_is_reaped(open_
     assert ended.number() == 1
 
 
+@again_where_ends_are_kept
 def test_leader_that_ended_before_its_threads_is_one_exit(open_bpf: Opener) -> None:
     """And one that another thread replaced by exec is none: the process lives on."""
     source = open_bpf()
@@ -210,19 +217,27 @@ def test_more_kinds_than_sums_fall_into_the_rest_and_lose_nothing(open_bpf: Open
     small.processes()
     large.processes()
     forks("kind", 1300, distinct=1300)
-    expected, found = everything(large, b"kind"), everything(small, b"")
+    expected = everything(large, b"kind")
     names = len(set(expected.records["command"].tolist()))
     assert least(large, 1300) <= names == expected.number() <= 1300
     # Others on the machine end meanwhile, and may take some of the places.
+    found = follow(small, b"", lambda ended: sum(told_of_kinds(ended)) >= expected.number())
     kinds, rest = np.char.startswith(found.missed["command"], b"kind"), found.missed["command"] == b""
     assert 900 < kinds.sum() <= 1024
     assert rest.sum() > 0
-    alone = np.char.startswith(found.records["command"], b"kind")
-    assert alone.sum() + found.counts[kinds | rest].sum() >= expected.number()
-    assert int(found.counts[kinds].sum()) + int(alone.sum()) < expected.number()
+    alone, summed, _ = told_of_kinds(found)
+    assert alone + summed < expected.number()
+
+
+def told_of_kinds(ended: Ended) -> tuple[int, int, int]:
+    """Return how many ends of kinds were told one by one, in sums of their own, and with others in the rest."""
+    kinds, rest = np.char.startswith(ended.missed["command"], b"kind"), ended.missed["command"] == b""
+    alone = int(np.char.startswith(ended.records["command"], b"kind").sum())
+    return alone, int(ended.counts[kinds].sum()), int(ended.counts[rest].sum())
 
 
 @pytest.mark.parametrize("kind", ["processes", "threads"])
+@again_where_ends_are_kept
 def test_storm_is_attributed_by_99_percent(open_bpf: Opener, kind: str) -> None:
     """Held against a cgroup of its own, whose CPU time the scheduler counts to the nanosecond.
 
