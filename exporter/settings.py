@@ -57,6 +57,21 @@ def this_host() -> str:
 
 
 @dataclass(frozen=True)
+class TlsSettings:
+    """Whom an https URL of an API is believed, and what it is shown."""
+
+    ca_file: Path | None = setting(
+        "push.ca-file", path, None, "authorities to trust for https, PEM; default: the system's", metavar="FILE"
+    )
+    cert_file: Path | None = setting(
+        "push.cert-file", path, None, "certificate chain to show to the APIs, PEM", metavar="FILE"
+    )
+    key_file: Path | None = setting(
+        "push.key-file", path, None, "key of that certificate, PEM without password", metavar="FILE"
+    )
+
+
+@dataclass(frozen=True)
 class PushSettings:
     """Where samples go, how often, and what is kept until they have arrived."""
 
@@ -96,15 +111,7 @@ class PushSettings:
     token_file: Path | None = setting(
         "push.token-file", path, None, "file that holds the bearer token alone; re-read when used", metavar="FILE"
     )
-    ca_file: Path | None = setting(
-        "push.ca-file", path, None, "authorities to trust for https, PEM; default: the system's", metavar="FILE"
-    )
-    cert_file: Path | None = setting(
-        "push.cert-file", path, None, "certificate chain to show to the APIs, PEM", metavar="FILE"
-    )
-    key_file: Path | None = setting(
-        "push.key-file", path, None, "key of that certificate, PEM without password", metavar="FILE"
-    )
+    tls: TlsSettings = group(TlsSettings)
     host: str | None = setting(
         "push.host", host_name, None, "name to store samples under; default: this machine's", metavar="NAME"
     )

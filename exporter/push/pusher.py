@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-import ssl
 import time
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -24,9 +23,10 @@ from exporter.push.delivery import Delivery, Envelope, HttpPoster, R, destinatio
 from exporter.push.metrics import PushMetrics, SpoolCollector
 from exporter.push.sampler import Sampler
 from exporter.push.spool import Depth, Loss, Spool
+from exporter.push.tls import client_tls
 from exporter.settings import PushSettings
 from latido import logs
-from latido.settings import SettingsError, load_authorities, load_pair, read_secret
+from latido.settings import SettingsError, read_secret
 
 log = logs.get(__name__)
 
@@ -49,7 +49,7 @@ class Pusher:
         self._settings = settings
         self._facts = facts
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="push")
-        self._tls = client_tls(settings)
+        self._tls = client_tls(settings.tls)
         self._destinations = destinations(settings.mode, settings.urls)
         self._spool = Spool(settings.spool_path, [destination.name for destination in self._destinations])
         self._metrics = PushMetrics(registry, settings.urls)
@@ -152,20 +152,6 @@ class Pusher:
         """Wait for the call in progress and close the spool."""
         self._thread.shutdown(wait=True, cancel_futures=True)
         self._spool.close()
-
-
-def client_tls(given: PushSettings) -> ssl.SSLContext:
-    """Return how an API's certificate is verified, and what is shown to it. Raises SettingsError."""
-    context = ssl.create_default_context() if given.ca_file is None else ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    if given.ca_file is not None:
-        load_authorities(context, given.ca_file, flag="push.ca-file")
-    if (given.cert_file is None) != (given.key_file is None):
-        missing = "push.key-file" if given.key_file is None else "push.cert-file"
-        raise SettingsError(f"--{missing} is missing: a certificate and its key go together")
-    if given.cert_file is not None and given.key_file is not None:
-        load_pair(context, given.cert_file, given.key_file, flags=("push.cert-file", "push.key-file"))
-    return context
 
 
 def host_facts(root: Path, host: str, kernel: str) -> HostFacts:

@@ -25,7 +25,8 @@ import msgspec
 from exporter.push.delivery import Answer, Envelope, HttpPoster, Verdict
 from exporter.push.sampler import BOOT_ID
 from exporter.push.spool import VERSION, Stored
-from exporter.settings import host_name, this_host
+from exporter.push.tls import client_tls
+from exporter.settings import TlsSettings, host_name, this_host
 from ingest.contract.wire import Accepted
 from latido import settings
 from latido.settings import SettingsError, group, http_url, path, positive_duration, read_secret, setting
@@ -91,6 +92,7 @@ class RetrySettings:
     host: str | None = setting(
         "push.host", host_name, None, "name to store samples under; default: this machine's", metavar="NAME"
     )
+    tls: TlsSettings = group(TlsSettings)
     choice: ChoiceSettings = group(ChoiceSettings)
 
 
@@ -163,8 +165,11 @@ async def _send(database: sqlite3.Connection, found: Sequence[DeadLetter], given
         given.host or this_host(), _meta(database, "stream"), _meta(database, f"fact:{BOOT_ID}"), os.uname().release
     )
     token = None if given.token_file is None else read_secret(given.token_file, "--push.token-file")
+    connector = aiohttp.TCPConnector(ssl=client_tls(given.tls))
     stored = 0
-    async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=given.timeout)) as session:
+    async with aiohttp.ClientSession(
+        timeout=aiohttp.ClientTimeout(total=given.timeout), connector=connector
+    ) as session:
         poster = HttpPoster(session, lambda: token)
         for letter in found:
             urls = given.urls or ((letter.api,) if "://" in letter.api else ())

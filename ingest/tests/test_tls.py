@@ -12,8 +12,12 @@ import pytest
 
 from dev.program import Program, Start
 from dev.waiting import wait_for
+from exporter.push import spool_command
+from exporter.push.spool import Refusal, Spool
+from exporter.push.tests.test_spool import ram
 from exporter.tests.certificates import Authority, Pair
-from ingest.tests.clients import Database
+from ingest.contract.wire import Feed
+from ingest.tests.clients import Database, now_ms
 from ingest.tests.conftest import APIS
 from latido import settings
 
@@ -48,7 +52,8 @@ class Servers:
         for program in started:
             program.start(ready="")
         for program in started:
-            wait_for(lambda program=program: "listening" in program.log(), "it listens", 60)  # type: ignore[misc]  # bound at once
+            wait_for(lambda program=program: "listening" in program.log() or not program.runs(), "it listens", 120)  # type: ignore[misc]  # bound at once
+            assert program.runs(), program.log()
         return started
 
     def stop(self) -> list[int]:
@@ -131,6 +136,24 @@ def test_a_wrong_certificate_is_named_and_nothing_is_lost(
     with closing(Database(servers.dsn)) as view:
         wait_for(lambda: view.number("SELECT MIN(seq) FROM ram") == 1, "the first sample is there", 60)
         wait_for(lambda: view.number("SELECT MAX(seq) - COUNT(*) FROM ram") == 0, "none is missing between", 60)
+
+
+def test_a_dead_letter_is_sent_again_over_https(
+    servers: Servers, tmp_path: Path, authority: Authority, capsys: pytest.CaptureFixture[str]
+) -> None:
+    raw, _ = servers.start(authority.server())
+    url = f"https://127.0.0.1:{raw.port}"
+    path = tmp_path / "spool.sqlite"
+    with closing(Spool(path, [url])) as spool:
+        now = now_ms()
+        sample = ram(spool.next_seq(Feed.RAM), sampled_at=now)
+        spool.put(sample, None, None, facts={"boot_id": "7d0c1f9e-2f4b-4a51-9f64-0c6f1c1f0b11"})
+        (stored,) = spool.pending(url, Feed.RAM, 1, 1 << 20)
+        spool.bury(url, Feed.RAM, stored, Refusal(422, "{}"), now_ms=now)
+        assert 1 == spool_command.retry([f"--spool.path={path}"])
+        assert "CERTIFICATE_VERIFY_FAILED" in capsys.readouterr().err
+        assert 0 == spool_command.retry([f"--spool.path={path}", f"--push.ca-file={tmp_path / 'ca.pem'}"])
+        assert 0 == spool.depth().dead_letters
 
 
 @pytest.mark.parametrize("api", APIS)
