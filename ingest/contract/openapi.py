@@ -134,7 +134,8 @@ def _push(feed: Feed) -> Json:
             {
                 "name": "Content-Encoding",
                 "in": "header",
-                "schema": {"enum": ["identity", "gzip", "zstd"], "default": "identity"},
+                "description": "In upper or lower case; empty is as if it were not there",
+                "schema": {"enum": ["identity", "gzip", "zstd", ""], "default": "identity"},
             }
         ],
         "requestBody": {
