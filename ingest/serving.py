@@ -150,10 +150,25 @@ def tls(given: ServingSettings) -> ssl.SSLContext | None:
 
 def listen(address: Address) -> socket.socket:
     """Return a listening TCP socket. Raises SettingsError naming the address and the flag."""
+    (listener,) = listen_often(address, 1)
+    return listener
+
+
+def listen_often(address: Address, count: int) -> list[socket.socket]:
+    """Return so many listening TCP sockets on one address, among which the kernel spreads connections.
+
+    Raises SettingsError naming the address and the flag.
+    """
     try:
         found = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
         family, _, _, _, where = found[0]
-        return socket.create_server(where, family=family, backlog=BACKLOG, reuse_port=False)
+        first = socket.create_server(where, family=family, backlog=BACKLOG, reuse_port=False)
+        if count == 1:
+            return [first]
+        # Another program's address was refused to the first socket; to those that share theirs it would not be.
+        where = first.getsockname()
+        first.close()
+        return [socket.create_server(where, family=family, backlog=BACKLOG, reuse_port=True) for _ in range(count)]
     except OSError as error:
         why = "is taken by another program" if error.errno == errno.EADDRINUSE else f"cannot be used: {error.strerror}"
         raise SettingsError(f"{address} {why}; choose another with --web.listen-address") from None

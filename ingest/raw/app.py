@@ -29,11 +29,12 @@ from ingest.contract.metrics import Metrics
 from ingest.contract.problems import Problem, ProblemType
 from ingest.contract.tokens import Tokens, authorize
 from ingest.contract.wire import Feed
+from ingest.raw import workers
 from ingest.raw.decode import decode
 from ingest.raw.store import Store
 from ingest.serving import ServingSettings
 from latido import logs, settings
-from latido.settings import Address, group, setting
+from latido.settings import Address, Dsn, group, setting
 
 log = logs.get(__name__)
 
@@ -56,6 +57,13 @@ class RawSettings:
         settings.integer(1, 100),
         "2",
         "connections that write at the same time; pushes share their transactions",
+        metavar="N",
+    )
+    workers: int = setting(
+        "web.workers",
+        settings.integer(1, 64),
+        "1",
+        "processes that share the address; each has its own connections and limits",
         metavar="N",
     )
     serving: ServingSettings = group(ServingSettings)
@@ -81,20 +89,23 @@ def _run(argv: Sequence[str]) -> int:
     )
     # A series of each counter's start would double /metrics and answer nothing.
     disable_created_metrics()  # type: ignore[no-untyped-call]  # prometheus-client does not annotate it
-    asyncio.run(_serve(given, tokens, serving.tls(given.serving)))
-    return 0
-
-
-async def _serve(given: RawSettings, tokens: Tokens, tls: ssl.SSLContext | None) -> None:
+    tls = serving.tls(given.serving)
     dsn = given.serving.database.resolved()
-    listener = serving.listen(given.listen)
+    listeners = serving.listen_often(given.listen, given.workers)
+    return workers.run(listeners, lambda worker: asyncio.run(_serve(given, dsn, tokens, tls, worker)))
+
+
+async def _serve(
+    given: RawSettings, dsn: Dsn, tokens: Tokens, tls: ssl.SSLContext | None, worker: workers.Worker
+) -> None:
     metrics = Metrics(CollectorRegistry(), "raw", settings.version())
     store = Store(dsn, metrics, writers=given.connections)
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    api = Api(store, metrics, tokens, given.serving)
+    worker.watch(stop)
+    api = Api(store, metrics, tokens, given.serving, worker)
     runner = web.AppRunner(
         api.application(),
         handle_signals=False,
@@ -105,21 +116,27 @@ async def _serve(given: RawSettings, tokens: Tokens, tls: ssl.SSLContext | None)
     )
     await runner.setup()
     store.start()
-    site = web.SockSite(runner, listener, backlog=serving.BACKLOG, ssl_context=tls)
+    teller = None if worker.alone else await worker.tell(api.own_metrics)
+    site = web.SockSite(runner, worker.listener, backlog=serving.BACKLOG, ssl_context=tls)
     await site.start()
-    log.info("listening", address=str(serving.bound(listener)), dsn=str(dsn), version=settings.version())
+    log.info("listening", address=str(serving.bound(worker.listener)), dsn=str(dsn), version=settings.version())
     await stop.wait()
     log.info("stopping")
     await site.stop()
     await api.drain(serving.STOP_SECONDS)
     await store.close()
     await runner.cleanup()
+    if teller is not None:
+        await teller.cleanup()
 
 
 class Api:
     """The routes. Holds nothing of its own but the number of pushes in flight."""
 
-    def __init__(self, store: Store, metrics: Metrics, tokens: Tokens, given: ServingSettings) -> None:
+    def __init__(
+        self, store: Store, metrics: Metrics, tokens: Tokens, given: ServingSettings, worker: workers.Worker
+    ) -> None:
+        self._worker = worker
         self._store = store
         self._metrics = metrics
         self._tokens = tokens
@@ -142,6 +159,10 @@ class Api:
         application.router.add_get("/-/healthy", self._healthy)
         application.router.add_get("/-/ready", self._ready)
         return application
+
+    def own_metrics(self) -> bytes:
+        """Return this process's metrics as text."""
+        return generate_latest(self._metrics.registry)
 
     async def drain(self, seconds: float) -> None:
         """Wait until no push is in flight, `seconds` at most."""
@@ -214,7 +235,12 @@ class Api:
         return _json(200, msgspec.json.encode(state))
 
     async def _expose(self, _request: web.Request) -> web.StreamResponse:
-        text = generate_latest(self._metrics.registry)
+        text = self.own_metrics()
+        if not self._worker.alone:
+            try:
+                text = await self._worker.ask(text)
+            except workers.PeerError as error:  # a sum without one would go back
+                raise Problem(ProblemType.UNAVAILABLE, str(error), retry_after=serving.RETRY_AFTER_BUSY) from None
         return web.Response(body=text, headers={"Content-Type": CONTENT_TYPE_LATEST})
 
     async def _contract(self, _request: web.Request) -> web.StreamResponse:
