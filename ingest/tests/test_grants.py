@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import configparser
+import os
 import secrets
+import shlex
+import shutil
+import subprocess
+import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from urllib.parse import quote
@@ -146,3 +152,76 @@ def test_apply_grants_what_is_printed(
     assert grants.main(["--program=ingest", f"--user-prefix={prefix}", "--apply"]) == 2
     assert capsys.readouterr().err.startswith(f"latido db grants: mysql://{admin.user}@")  # nobody of that name
     view.close()
+
+
+def _unit(repository: Path, name: str) -> configparser.ConfigParser:
+    parser = configparser.ConfigParser(strict=True, interpolation=None, delimiters=("=",), comment_prefixes=("#",))
+    parser.optionxform = str  # type: ignore[assignment,method-assign]  # the documented way to keep the case of keys
+    parser.read_string((repository / "packaging" / "systemd" / name).read_text())
+    return parser
+
+
+def test_what_the_timer_starts_drops_a_day_as_its_user_with_its_credential(
+    tables: str, repository: Path, tmp_path: Path
+) -> None:
+    """The unit's own command and environment; its credential is put where systemd would (systemd.exec(5))."""
+    service = _unit(repository, "latido-retain.service")["Service"]
+    assert service["LoadCredential"] == "password:/etc/latido/retain.password"
+    assert service["DynamicUser"] == "yes"
+    given = settings.dsn(user_of(tables, "retain"))
+    (tmp_path / "password").write_text(given.password)
+    (tmp_path / "password").chmod(0o400)
+    variable, _, value = service["Environment"].replace("%d", str(tmp_path)).partition("=")
+    program, *arguments = shlex.split(service["ExecStart"])
+    view = Database(settings.dsn(tables))
+    old = datetime.now(UTC).date() - timedelta(days=60)
+    first = partitions.definition(old)
+    view.run(f"ALTER TABLE ram REORGANIZE PARTITION {_first_partition(view)} INTO ({first}, {_first_definition(view)})")
+    result = subprocess.run(
+        [Path(sys.executable).parent / Path(program).name, *arguments],
+        env={
+            "PATH": os.environ["PATH"],
+            "LATIDO_DB_DSN": f"mysql://{given.user}@{given.host}:{given.port}/{given.database}",
+            variable: value,
+        },
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
+    assert partitions.name(old) not in _partitions(view)
+    view.close()
+
+
+def _partitions(view: Database) -> list[str]:
+    query = (
+        "SELECT partition_name AS name FROM information_schema.partitions"
+        " WHERE table_schema = DATABASE() AND table_name = 'ram' ORDER BY partition_ordinal_position"
+    )
+    return [str(row["name"]) for row in view.rows(query)]
+
+
+def _first_partition(view: Database) -> str:
+    return _partitions(view)[0]
+
+
+def _first_definition(view: Database) -> str:
+    day = partitions.day_of(_first_partition(view))
+    assert day is not None
+    return partitions.definition(day)
+
+
+@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd-analyze is not installed here")
+def test_systemd_finds_nothing_wrong_with_the_units_of_retain(repository: Path, tmp_path: Path) -> None:
+    names = ("latido-retain.service", "latido-retain.timer")
+    for name in names:
+        text = (repository / "packaging" / "systemd" / name).read_text()
+        (tmp_path / name).write_text(text.replace("/usr/local/bin/latido", str(Path(sys.executable).parent / "latido")))
+    result = subprocess.run(
+        ["systemd-analyze", "verify", *(tmp_path / name for name in names)],
+        capture_output=True,
+        timeout=60,
+        check=False,
+    )
+    assert (result.returncode, result.stderr) == (0, b"")
