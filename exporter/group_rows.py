@@ -41,7 +41,9 @@ def rows_of(table: ProcessTable) -> Rows:
         return Rows(table, len(table), None)
     if not len(exits.records) and not len(exits.missed):
         return Rows(table, len(table), np.zeros(len(table), dtype=np.int64))
-    records = np.concatenate([table.records, exits.records, exits.missed])
+    records = table.rows
+    if records is None:
+        records = np.concatenate([table.records, exits.records, exits.missed])
     ends = np.concatenate(
         [np.zeros(len(table), dtype=np.int64), np.ones(len(exits.records), dtype=np.int64), exits.missed_counts]
     )

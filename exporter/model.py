@@ -59,7 +59,7 @@ PROCESS_DTYPE: Final[np.dtype[np.void]] = np.dtype(
 """One process. (`pid`, `start_ticks`) is its identity within a boot."""
 
 Records = NDArray[np.void]
-"""A structured array of `PROCESS_DTYPE`."""
+"""A structured array with the fields of `PROCESS_DTYPE`; a source may have more room between them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,14 +127,16 @@ class ExitRecords:
 class ProcessTable:
     """Every process (thread group leader) at one moment, pids ascending, none twice.
 
-    `records` has dtype `PROCESS_DTYPE`; `cgroups` maps its `cgroup` column, and that of `exits`, to paths ("/" is the
-    root). `exits` says what ended since the table that this source gave before; None where it cannot know. A process
-    that just ended may be in neither for a moment: then it is in the exits of a later table.
+    `records` has the fields of `PROCESS_DTYPE`; `cgroups` maps its `cgroup` column, and that of `exits`, to paths
+    ("/" is the root). `exits` says what ended since the table that this source gave before; None where it cannot know.
+    A process that just ended may be in neither for a moment: then it is in the exits of a later table.
     """
 
     records: Records
     cgroups: Mapping[int, str]
     exits: ExitRecords | None = None
+    rows: Records | None = None
+    """`records`, then `exits.records`, then `exits.missed`, where the source has them in one piece anyway."""
 
     def __len__(self) -> int:
         """Return how many processes there are."""

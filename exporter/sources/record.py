@@ -51,6 +51,13 @@ RECORD_DTYPE: Final = np.dtype(
 )
 """struct latido_record: one process, alive or ended."""
 
+
+def _offset(name: str) -> int:
+    fields = RECORD_DTYPE.fields
+    assert fields is not None  # noqa: S101 - for the type checker: it is a structure
+    return fields[name][1]
+
+
 SUM_DTYPE: Final = np.dtype(
     [
         ("since", "<i8"),
@@ -114,6 +121,16 @@ TOTALS: Final = (
     "involuntary_switches",
 )
 """Fields of a sum that add up."""
+
+_SPACED_DTYPE: Final[np.dtype[np.void]] = np.dtype(
+    {
+        "names": list(PROCESS_DTYPE.names or ()),
+        "formats": [PROCESS_DTYPE[name] for name in PROCESS_DTYPE.names or ()],
+        "offsets": [_offset("start_ns" if name == "start_ticks" else name) for name in PROCESS_DTYPE.names or ()],
+        "itemsize": RECORD_DTYPE.itemsize,
+    }
+)
+"""The fields of the model's dtype where struct latido_record has them; the start's place holds ticks then."""
 
 _COPIED: Final = tuple(name for name in PROCESS_DTYPE.names or () if name != "start_ticks")
 
@@ -195,13 +212,24 @@ def as_processes(records: NDArray[np.void], cgroups: Mapping[int, str]) -> Recor
     return _without_nameless(rows, cgroups)
 
 
+def become_processes(records: NDArray[np.void], cgroups: Mapping[int, str]) -> Records:
+    """Return the same with the fields of the model's dtype, where they are: `records` are no records any more."""
+    records["start_ns"] //= NS_PER_TICK
+    return _without_nameless(records.view(_SPACED_DTYPE), cgroups)
+
+
 def sums_as_processes(sums: NDArray[np.void], cgroups: Mapping[int, str]) -> Records:
     """Return sums (of SUM_DTYPE) as rows of the model's dtype, with pid 0 and in state X."""
-    rows = np.zeros(len(sums), dtype=PROCESS_DTYPE)
+    return as_processes(sums_as_records(sums), cgroups)
+
+
+def sums_as_records(sums: NDArray[np.void]) -> NDArray[np.void]:
+    """Return sums (of SUM_DTYPE) as records (of RECORD_DTYPE), with pid 0 and in state X."""
+    rows = np.zeros(len(sums), dtype=RECORD_DTYPE)
     for name in (*TOTALS, "cgroup", "uid", "command"):
         rows[name] = sums[name]
     rows["state"] = b"X"
-    return _without_nameless(rows, cgroups)
+    return rows
 
 
 def missed(before: NDArray[np.void], after: NDArray[np.void], seen: NDArray[np.void]) -> NDArray[np.void]:

@@ -21,9 +21,9 @@ from exporter.sources.bpf.exits import ExitRing, ExitSums
 from exporter.sources.bpf.loader import Loaded, Options, load
 from exporter.sources.bpf.previous import Floors
 from exporter.sources.procfs import ProcfsSource
-from exporter.sources.record import RECORD_DTYPE, TAIL, TRAILER_DTYPE, as_processes, sums_as_processes
+from exporter.sources.record import RECORD_DTYPE, TAIL, TRAILER_DTYPE, become_processes, sums_as_records
 
-_FIRST_BUFFER: Final = 1 << 18
+_FIRST_BYTES: Final = 1 << 18
 _ROOM: Final = 1 << 15
 """The iterator gives at most this many bytes a read (kernel/bpf/bpf_iter.c: eight pages of 4 KiB)."""
 _BOOT_ID: Final = "sys/kernel/random/boot_id"
@@ -44,7 +44,7 @@ class BpfSource:
         _check_same_kernel(procfs)
         self._procfs = ProcfsSource(procfs)
         self._lock = threading.Lock()
-        self._buffer = bytearray(_FIRST_BUFFER)
+        self._expected = _FIRST_BYTES
         self._floors = Floors()
         self._first = True
         loaded: Loaded | None = None
@@ -74,23 +74,31 @@ class BpfSource:
         with self._lock:
             try:
                 # Exits first: who has ended by now is not met in the walk.
-                ended, missed = self._ring.take(), self._sums.grown()
-                records = ascending(self._walk())
+                ended, sums = self._ring.take(), self._sums.grown()
+                if self._first:  # what ended before the first table was never in one
+                    ended, sums = ended[:0], sums[:0]
+                    self._first = False
+                self._floors.hold_ended(ended)
+                rows = self._walk(np.concatenate([ended, sums_as_records(sums)]))
             except OSError as error:
                 raise SourceError(f"{_NAME}: cannot be read: {error.strerror or error}") from None
-            if self._first:  # what ended before the first table was never in one
-                ended, missed = ended[:0], missed[:0]
-                self._first = False
+            living = len(rows) - len(ended) - len(sums)
+            walked = rows[:living]
+            records = ascending(walked)
+            if records is not walked:
+                rows = np.concatenate([records, rows[living:]])
+                living = len(records)
+            records, ended = rows[:living], rows[living : living + len(ended)]
             now = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
-            self._floors.hold_ended(ended)
             common = self._floors.hold(records, now)
             paths = self._cgroups.name(records, ended, common, now)
+            rows = become_processes(rows, paths)
             exits = ExitRecords(
-                records=as_processes(ended, paths),
-                missed=sums_as_processes(missed, paths),
-                missed_counts=missed["exits"].astype(np.int64),
+                records=rows[living : living + len(ended)],
+                missed=rows[living + len(ended) :],
+                missed_counts=sums["exits"].astype(np.int64),
             )
-            return ProcessTable(as_processes(records, paths), paths, exits)
+            return ProcessTable(rows[:living], paths, exits, rows)
 
     def close(self) -> None:
         """Detach the programs and free what they used."""
@@ -99,22 +107,21 @@ class BpfSource:
         self._loaded.close()
         self._procfs.close()
 
-    def _walk(self) -> NDArray[np.void]:
-        """Read one walk; return its records (of RECORD_DTYPE): writable, and good until the next walk.
+    def _walk(self, behind: NDArray[np.void]) -> NDArray[np.void]:
+        """Read one walk; return its records (of RECORD_DTYPE) and those `behind` it in one piece, writable.
 
         Raises OSError, SourceError.
         """
+        # Of this walk alone: the table's rows stay where the kernel wrote them.
+        buffer = bytearray(self._expected + behind.nbytes)
         size = 0
         iterator = self._loaded.open_walk()
         try:
             # A read after the trailer would start again, and give those that began meanwhile.
             while size % RECORD_DTYPE.itemsize != TRAILER_DTYPE.itemsize:
-                if len(self._buffer) - size < _ROOM:
-                    # A new one, not this one longer: records of the last walk may still look into it.
-                    grown = bytearray(len(self._buffer) * 3 // 2 + _ROOM)
-                    grown[:size] = memoryview(self._buffer)[:size]
-                    self._buffer = grown
-                with memoryview(self._buffer) as view, contextlib.suppress(BlockingIOError):
+                if len(buffer) - size < _ROOM:
+                    buffer.extend(bytes(len(buffer) // 2 + _ROOM))
+                with memoryview(buffer) as view, contextlib.suppress(BlockingIOError):
                     # Raised after a million threads without a leader among them: to be called again.
                     read = os.readv(iterator, [view[size:]])
                     if not read:
@@ -122,7 +129,10 @@ class BpfSource:
                     size += read
         finally:
             os.close(iterator)
-        return parse_walk(self._buffer, size)
+        self._expected = size + size // 16 + 2 * _ROOM
+        end = check_walk(buffer, size)
+        buffer[end : end + behind.nbytes] = behind.tobytes()  # over the trailer, and longer where there is no room
+        return np.frombuffer(buffer, RECORD_DTYPE, count=end // RECORD_DTYPE.itemsize + len(behind))
 
 
 def _check_same_kernel(procfs: Path) -> None:
@@ -137,21 +147,18 @@ def _check_same_kernel(procfs: Path) -> None:
         raise SourceError(f"bpf: {procfs} is of another boot or machine than the kernel that programs would read")
 
 
-def parse_walk(data: bytearray, size: int) -> NDArray[np.void]:
-    """Return the records (of RECORD_DTYPE, writable, in `data` itself) that the first `size` bytes hold.
-
-    Raises SourceError.
-    """
+def check_walk(data: bytearray, size: int) -> int:
+    """Return how many bytes of records (of RECORD_DTYPE) the first `size` bytes begin with. Raises SourceError."""
     end = size - TRAILER_DTYPE.itemsize
     if end < 0 or end % RECORD_DTYPE.itemsize:
         raise SourceError(
             f"{_NAME}: expected records of {RECORD_DTYPE.itemsize} bytes and a trailer, found {size} bytes"
         )
     trailer = np.frombuffer(data, TRAILER_DTYPE, count=1, offset=end)[0]
-    records = np.frombuffer(data, RECORD_DTYPE, count=end // RECORD_DTYPE.itemsize)
-    if trailer["magic"].tobytes() != TAIL or trailer["records"] != len(records):
-        raise SourceError(f"{_NAME}: expected a trailer after {len(records)} records: the walk was cut off")
-    return records
+    records = end // RECORD_DTYPE.itemsize
+    if trailer["magic"].tobytes() != TAIL or trailer["records"] != records:
+        raise SourceError(f"{_NAME}: expected a trailer after {records} records: the walk was cut off")
+    return end
 
 
 def ascending(records: NDArray[np.void]) -> NDArray[np.void]:
