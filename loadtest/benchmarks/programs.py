@@ -7,6 +7,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import tempfile
 import time
 import urllib.request
@@ -132,3 +133,50 @@ def sleepers(count: int, command: Callable[[int], Sequence[str]] | None = None) 
             os.kill(pid, signal.SIGKILL)
         for pid in pids:
             os.waitpid(pid, 0)
+
+
+_FLEET = """
+import os, signal, sys, threading, time
+count, threads, files, churners = map(int, sys.argv[1:])
+signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+def live(number):
+    held = [open("/dev/null") for _ in range(files)]
+    for _ in range(threads - 1):
+        threading.Thread(target=time.sleep, args=(1e6,), daemon=True).start()
+    while True:
+        time.sleep(0.05)
+        if number < churners and not os.fork():
+            os._exit(0)
+for number in range(count):
+    if not os.fork():
+        try:
+            with open("/proc/self/comm", "w") as name:
+                name.write(f"worker-{number % 40}")
+            live(number)
+        finally:
+            os._exit(1)
+print(flush=True)
+sys.stdin.read()
+"""
+BUSY_THREADS: Final = 10
+BUSY_FILES: Final = 200
+BUSY_CHURNERS: Final = 20
+"""Of the fleet, so many start a process each time they wake: some hundred births and deaths a second."""
+
+
+@contextmanager
+def busy_fleet(count: int) -> Iterator[None]:
+    """Run so many processes of BUSY_THREADS threads and BUSY_FILES open files, which wake 20 times a second."""
+    arguments = [str(number) for number in (count, BUSY_THREADS, BUSY_FILES, BUSY_CHURNERS)]
+    with subprocess.Popen(  # noqa: S603 - our own script
+        [sys.executable, "-c", _FLEET, *arguments],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        start_new_session=True,
+    ) as process:
+        try:
+            assert process.stdout is not None  # noqa: S101 - for the type checker: it is a pipe
+            process.stdout.readline()
+            yield
+        finally:
+            os.killpg(process.pid, signal.SIGKILL)

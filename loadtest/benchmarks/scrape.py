@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import os
 import sys
 import tempfile
 import time
@@ -19,7 +20,7 @@ from pathlib import Path
 import psutil
 
 from loadtest.benchmarks.measure import Ratio, Result, cpu_of, installed, interleave, ratio
-from loadtest.benchmarks.programs import Server, UnavailableError, debian, free_port, serving, sleepers
+from loadtest.benchmarks.programs import Server, UnavailableError, busy_fleet, debian, free_port, serving, sleepers
 
 PSUTIL_FIELDS = (
     "pid",
@@ -34,21 +35,16 @@ PSUTIL_FIELDS = (
     "num_ctx_switches",
     "create_time",
 )
-BUSY = """
-import os, threading, time
-files = [open("/dev/null") for _ in range(200)]
-for _ in range(9):
-    threading.Thread(target=time.sleep, args=(3600,), daemon=True).start()
-while True:
-    time.sleep(0.05)
-"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the benchmark's flags."""
     parser.add_argument("--processes", type=int, default=10_000, help="processes that sleep meanwhile")
     parser.add_argument(
-        "--busy", type=int, default=0, help="processes of ten threads and 200 files that wake 20 times a second"
+        "--busy",
+        type=int,
+        default=0,
+        help="processes of ten threads and 200 files that wake 20 times a second, some of them to start others",
     )
     parser.add_argument("--runs", type=int, default=7, help="rounds (at least 7)")
     parser.add_argument("--sources", nargs="+", default=["bpf", "procfs"], help="our sources to measure")
@@ -56,11 +52,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(given: argparse.Namespace) -> Result:
     """Measure, and report what could not be."""
-    raw: dict[str, object] = {"processes": given.processes, "busy": given.busy}
+    raw: dict[str, object] = {
+        "processes": given.processes,
+        "busy": given.busy,
+        "load_average_before": os.getloadavg(),
+    }
     with ExitStack() as stack:
         stack.enter_context(sleepers(given.processes))
         if given.busy:
-            stack.enter_context(sleepers(given.busy, lambda _: [sys.executable, "-c", BUSY]))
+            stack.enter_context(busy_fleet(given.busy))
         servers: dict[str, Server] = {}
         for name, start in contenders(given.sources).items():
             try:
@@ -78,6 +78,7 @@ def run(given: argparse.Namespace) -> Result:
         raw["cpu_seconds"] = figures
         raw["wall_seconds"] = walls
         raw["resident_mib"] = {name: server.resident_mib() for name, server in servers.items()}
+        raw["load_average"] = os.getloadavg()
         raw["bytes"] = {name: len(server.scrape()) for name, server in servers.items()}
     return Result("scrape", ratios(figures, raw["resident_mib"]), raw, installed("numpy", "psutil"))
 
