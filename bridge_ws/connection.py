@@ -278,6 +278,9 @@ class Connection(asyncio.BufferedProtocol):
         ws = self._ws
         if ws is None or not self.is_open:
             return
+        if ws.state is not OPEN:  # what came behind it in the same read has ended it already
+            self._failed(ws)
+            return
         self._end(close.metric, close.code, close.reason)
         ws.send_close(close.code, close.reason)
         self._send(ws)

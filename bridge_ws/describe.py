@@ -46,7 +46,8 @@ message, `authenticate`. A browser's page must be of the bridge's own origin or 
 Fields may be added; a client leaves out those that it does not know. None is renamed or changes meaning within a
 version.
 
-Handshakes are refused with 400 (the query), 401 (the token), 403 (the origin) and 503 (too many clients).
+Handshakes are refused with 400 (the query), 401 (the token), 403 (the origin), 429 (too many clients of one
+address) and 503 (too many clients).
 
 Close codes:
 """
