@@ -40,6 +40,10 @@ table, a `snapshot` follows.
 
 A client that reads too slowly gets `gap` and a `snapshot` in place of the samples that it was not sent.
 
+A client that comes back goes on by `?resume=TOKEN`, the newest token that `hello` or `resume` gave it, at any replica:
+it gets what was stored since. A bridge looks back five minutes; after longer there is a `gap` of everything. Samples
+of up to 15 seconds before the token may come again: `host`, `feed`, `stream` and `seq` tell which are known.
+
 Where the bridge wants a token, it comes as a subprotocol `{BEARER}TOKEN` beside `{SUBPROTOCOL}`, or as the first
 message, `authenticate`. A browser's page must be of the bridge's own origin or of one that `--web.origins` names.
 

@@ -89,6 +89,10 @@ class Hub:
         """Return how many clients there are."""
         return len(self._clients)
 
+    def clients(self) -> list[Client]:
+        """Return every client."""
+        return list(self._clients)
+
     # --- clients ---
 
     def attach(self, client: Client, resume: datetime | None = None, *, lost: bool = False) -> None:

@@ -29,6 +29,9 @@ LOADS: Final = (
     "held = []\nwhile True:\n held = [] if len(held) > 60 else [*held, bytearray(8 << 20)]\n time.sleep(3)",
     "while True:\n subprocess.run(['find', '/usr/share', '-name', '*.py'], stdout=-3)\n time.sleep(40)",
 )
+WAIT_MS: Final = 120_000.0
+LINE: Final = 200
+"""Characters of a line of some points."""
 SHOTS: Final = (
     ("fleet", "", 1280, 640, "light"),
     ("fleet-dark", "", 1280, 640, "dark"),
@@ -49,8 +52,17 @@ def take(browser: Browser, url: str, folder: Path) -> None:
         page = context.new_page()
         page.goto(f"{url}/{place}")
         page.get_by_text("Live", exact=True).wait_for()
-        page.locator(".tile-name, .host-title h1").first.wait_for()
-        page.wait_for_timeout(4_000)  # for what the backfills bring, and rates of two samples
+        if place:
+            page.locator("td.cpu:not([data-zero])").first.wait_for(timeout=WAIT_MS)
+            page.locator("figure.chart").nth(2).wait_for(timeout=WAIT_MS)
+        else:
+            page.locator(".tile").nth(len(HOSTS) - 1).wait_for(timeout=WAIT_MS)
+            # A line of some length in every tile: what the backfills bring.
+            drawn = (
+                f"[...document.querySelectorAll('.spark-line')].every((line) => line.getAttribute('d').length > {LINE})"
+            )
+            page.wait_for_function(drawn, timeout=WAIT_MS)
+        page.wait_for_timeout(6_000)  # for the last of the backfills, and rates of two samples
         page.screenshot(path=folder / f"{name}.png")
         context.close()
 
@@ -73,7 +85,7 @@ def main() -> int:
         server = Mariadb(folder / "mariadb", options=("--innodb-flush-log-at-trx-commit=2",))
         server.start()
         stack.callback(server.stop)
-        bridge = stack.enter_context(running_fleet(server.create_database("latido"), HOSTS, folder)).bridge
+        bridge = stack.enter_context(running_fleet(server.create_database("latido"), HOSTS, folder, "2s")).bridge
         print(f"{bridge.url}/", flush=True)
         time.sleep(60 * given.minutes)
         with chromium() as browser:

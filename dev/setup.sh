@@ -65,28 +65,43 @@ if ((${#missing[@]})); then
     { tail -n 20 .run/apt.log >&2; fail "apt-get could not install ${missing[*]}; see .run/apt.log"; }
 fi
 
-# --- Prometheus: unpacked, not installed, for its package would start it ---
+# --- programs that are unpacked, not installed, for their packages would start them ---
+unpack() { # PACKAGE: into .run/tools/PACKAGE
+  say "unpacking Debian's $1 into .run/"
+  local folder
+  folder=$(mktemp -d .run/tools/download.XXXXXX)
+  download() { (cd "$folder" && apt-get -o APT::Sandbox::User=root download -qq "$1" >../download.log 2>&1); }
+  if download "$1" || { ((EUID == 0)) && apt-get update -qq && download "$1"; }; then
+    dpkg -x "$folder/$1"_*.deb "$folder/root"
+    rm -rf ".run/tools/$1"
+    mv "$folder/root" ".run/tools/$1"
+  elif [[ $purpose == test ]]; then
+    cat .run/tools/download.log >&2
+    rm -rf "$folder"
+    fail "$1 cannot be had: neither on the PATH nor by 'apt-get download $1'"
+  else
+    say "$1 cannot be had here ('apt-get download $1' fails); going on without it"
+  fi
+  rm -rf "$folder"
+}
+
 prometheus=.run/tools/prometheus/usr/bin/prometheus
 if [[ ! -x $prometheus ]] && command -v prometheus >/dev/null && command -v promtool >/dev/null; then
   mkdir -p "$(dirname $prometheus)"
   ln -sf "$(command -v prometheus)" "$prometheus"
   ln -sf "$(command -v promtool)" "$(dirname $prometheus)/promtool"
 elif [[ ! -x $prometheus ]]; then
-  say "unpacking Debian's Prometheus into .run/"
-  folder=$(mktemp -d .run/tools/download.XXXXXX)
-  download() { (cd "$folder" && apt-get -o APT::Sandbox::User=root download -qq prometheus >../download.log 2>&1); }
-  if download || { ((EUID == 0)) && apt-get update -qq && download; }; then
-    dpkg -x "$folder"/prometheus_*.deb "$folder/root"
-    rm -rf .run/tools/prometheus
-    mv "$folder/root" .run/tools/prometheus
-  elif [[ $purpose == test ]]; then
-    cat .run/tools/download.log >&2
-    rm -rf "$folder"
-    fail "Prometheus cannot be had: neither 'prometheus' and 'promtool' on the PATH nor 'apt-get download prometheus'"
+  unpack prometheus
+fi
+# Replicas of the bridge are tested behind it.
+nginx=.run/tools/nginx/usr/sbin/nginx
+if [[ $purpose == test && ! -x $nginx ]]; then
+  if found=$(PATH="$PATH:/usr/sbin:/sbin" command -v nginx); then
+    mkdir -p "$(dirname $nginx)"
+    ln -sf "$found" "$nginx"
   else
-    say "Prometheus cannot be had here ('apt-get download prometheus' fails); going on without it"
+    unpack nginx
   fi
-  rm -rf "$folder"
 fi
 
 # --- the virtual environment ---
