@@ -73,23 +73,34 @@ export function FleetPage({ fleet, connection }: { fleet: Fleet; connection: Con
         <p className="empty">{names.length === 0 ? "No host has sent anything lately." : `No host’s name has “${search}”.`}</p>
       )}
       <ul className="fleet" ref={grid} aria-label="Hosts">
-        {hosts.map((host) => <Tile key={host.name} fleet={fleet} host={host} now={now} />)}
+        {hosts.map((host) => {
+          const { level, word, reasons } = health(host, now);
+          return <Tile key={host.name} fleet={fleet} host={host} level={level} word={word} reasons={reasons.join(", ")} />;
+        })}
       </ul>
     </>
   );
 }
 
-const Tile = memo(function Tile({ fleet, host, now }: { fleet: Fleet; host: Host; now: number }) {
+interface TileProps {
+  fleet: Fleet;
+  host: Host;
+  level: Level;
+  word: string;
+  reasons: string;
+}
+
+/** Drawn again when its host has something new, or its health changes: not with every tick of the clock. */
+const Tile = memo(function Tile({ fleet, host, level, word, reasons }: TileProps) {
   useHost(fleet, host);
-  const state = health(host, now);
   const states = host.states.newest;
   const { busiest } = host.table;
   return (
     <li>
-      <a className="tile" href={hostHref(host.name)} data-level={state.level} data-host={host.name} data-sampled-at={host.sampledAt}>
+      <a className="tile" href={hostHref(host.name)} data-level={level} data-host={host.name} data-sampled-at={host.sampledAt}>
         <span className="tile-head">
           <span className="tile-name">{host.name}</span>
-          <span className="level" data-level={state.level}>{state.word}</span>
+          <span className="level" data-level={level}>{word}</span>
         </span>
         <Spark host={host} version={host.cpu.newest?.seq ?? -1} filled={host.cpu.all().length} />
         <span className="figures">
@@ -97,8 +108,8 @@ const Tile = memo(function Tile({ fleet, host, now }: { fleet: Fleet; host: Host
           <Figure label="Memory" value={percent(host.memory, 0)} share={host.memory ?? 0} />
         </span>
         <span className="tile-foot">
-          {state.reasons.length > 0
-            ? <span className="reasons" data-level={state.level}>{state.reasons.join(", ")}</span>
+          {reasons !== ""
+            ? <span className="reasons" data-level={level}>{reasons}</span>
             : <span>{states === undefined ? "–" : summary(states.counts)}</span>}
           <span>{states === undefined ? "" : `${states.total} processes`}</span>
         </span>

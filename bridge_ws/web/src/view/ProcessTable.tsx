@@ -210,7 +210,7 @@ function Line({ shown: { row, depth, children }, table, number, tree, folded, se
 const zero = (value: number | null): true | undefined => (value === null || value < 0.0005 ? true : undefined);
 
 /** A bar behind the figure: all of one CPU fills the cell. */
-const bar = (cpu: number | null): CSSProperties => ({ backgroundSize: `${Math.min(100, (cpu ?? 0) * 100).toFixed(0)}% 100%` });
+const bar = (cpu: number | null): CSSProperties => ({ backgroundSize: `${Math.min(100, 100 * (cpu !== null && cpu >= 0.02 ? cpu : 0)).toFixed(0)}% 100%` });
 
 function Detail({ row, table, close }: { row: Row | undefined; table: Table; close: () => void }) {
   if (row === undefined) {
