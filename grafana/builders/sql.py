@@ -136,6 +136,8 @@ SELECT s.host_id, DATE(s.sampled_at) AS day, s.pid, s.start_ticks, s.identity, S
 
 _RANGE: Final = {"hosts": "${streams:raw}", "first": "$__timeFrom()", "last": "$__timeTo()"}
 _SECONDS: Final = "GREATEST(UNIX_TIMESTAMP($__timeTo()) - UNIX_TIMESTAMP($__timeFrom()), 1)"
+_FLEET_SECONDS: Final = 900
+_FLEET_FIRST: Final = f"GREATEST($__timeFrom(), $__timeTo() - INTERVAL {_FLEET_SECONDS} SECOND)"
 
 TOP_CPU: Final = f"""\
 SELECT COALESCE(command, '(not known)') AS `Command`, cpu_seconds AS `CPU time`,
@@ -146,10 +148,11 @@ ORDER BY cpu_seconds DESC"""
 
 FLEET_CPU: Final = f"""\
 SELECT COALESCE(command, '(not known)') AS `Command`, cpu_seconds AS `CPU time`,
-  cpu_seconds / {_SECONDS} AS `Of one CPU`,
+  cpu_seconds / LEAST({_SECONDS}, {_FLEET_SECONDS}) AS `Of one CPU`,
   hosts AS `Hosts`, processes AS `Processes`, peak_rss_bytes AS `Largest`
-FROM ({questions.FLEET_COMMANDS.format(first="$__timeFrom()", last="$__timeTo()", limit=25)}) t
+FROM ({questions.FLEET_COMMANDS.format(first=_FLEET_FIRST, last="$__timeTo()", limit=25)}) t
 ORDER BY cpu_seconds DESC"""
+"""Rows grow with hosts times the range: hence a quarter of an hour at most, whatever is picked."""
 
 TOP_MEMORY: Final = f"""\
 WITH spent AS (
@@ -322,17 +325,21 @@ GROUP BY $__timeGroup(p.received_at,$__interval), h.name
 ORDER BY time"""
 
 NEWEST: Final = """\
-SELECT h.name AS `Host`, UNIX_TIMESTAMP(MAX(n.sampled_at)) * 1000 AS `Newest sample`,
+SELECT n.name AS `Host`, UNIX_TIMESTAMP(MAX(n.sampled_at)) * 1000 AS `Newest sample`,
   UNIX_TIMESTAMP($__timeTo()) - UNIX_TIMESTAMP(MAX(n.sampled_at)) AS `Age`
-FROM hosts h
-JOIN (
-  SELECT host_id, MAX(sampled_at) AS sampled_at FROM ram
-  WHERE sampled_at BETWEEN $__timeTo() - INTERVAL 1 DAY AND $__timeTo()
-  GROUP BY host_id
-) n ON n.host_id = h.id
-GROUP BY h.name
+FROM (
+  SELECT h.name, (
+    SELECT r.sampled_at FROM ram r
+    WHERE r.host_id = h.id AND r.sampled_at BETWEEN $__timeTo() - INTERVAL 1 DAY AND $__timeTo()
+    ORDER BY r.sampled_at DESC LIMIT 1
+  ) AS sampled_at
+  FROM hosts h
+) n
+WHERE n.sampled_at IS NOT NULL
+GROUP BY n.name
 ORDER BY 3 DESC
 LIMIT 200"""
+"""The end of each stream's index, not its day."""
 
 SIZES: Final = """\
 SELECT TABLE_NAME AS `Table`, SUM(TABLE_ROWS) AS `Rows, about`, SUM(DATA_LENGTH) AS `Data`,

@@ -13,7 +13,7 @@ from typing import Any, Final
 import pymysql
 
 from grafana.checks import expander
-from grafana.checks.dashboards import Panel, Query, load, variables
+from grafana.checks.dashboards import Panel, Query, load, panels, variables
 from grafana.checks.expander import Picked, Variable
 from latido.settings import dsn as parse_dsn
 
@@ -74,6 +74,11 @@ class Sources:
         self._instant = instant
         self._over_time = over_time
 
+    @property
+    def has_prometheus(self) -> bool:
+        """Whether PromQL can be asked."""
+        return self._over_time is not None
+
     def close(self) -> None:
         """Leave the database."""
         self._connection.close()
@@ -99,13 +104,19 @@ class Sources:
 
 
 def pick(name: str, sources: Sources, picked: Picked, chosen: Mapping[str, str] | None = None) -> Picked:
-    """Return the picker with every variable of a dashboard asked in turn: the first answer is what Grafana shows."""
+    """Return the picker with every variable of a dashboard asked in turn: the first answer is what Grafana shows.
+
+    Where there is no Prometheus, what it would answer is what was `chosen`.
+    """
     held: dict[str, Variable] = {}
     for raw in variables(load(name)):
         if raw["type"] == "datasource":
             continue
         now = replace(picked, variables=held)
-        options = _options(raw, sources, now)
+        if isinstance(raw["query"], str) or sources.has_prometheus:
+            options = _options(raw, sources, now)
+        else:
+            options = [(chosen or {}).get(raw["name"], expander.ALL)]
         if not options:
             raise WrongAnswerError(f"{name}: the variable {raw['name']} has no value")
         if raw.get("includeAll"):
@@ -133,13 +144,36 @@ def _options(raw: Mapping[str, Any], sources: Sources, picked: Picked) -> list[s
 
 def answer(panel: Panel, sources: Sources, picked: Picked) -> list[list[Series] | Table]:
     """Return the answers to a panel's queries. Raises WrongAnswerError."""
-    raw = panel.raw
-    now = replace(
+    return [_answer(panel, query, sources, _of_panel(panel, picked)) for query in panel.queries]
+
+
+def statements(name: str, sources: Sources, last: float, chosen: Mapping[str, str]) -> dict[str, str]:
+    """Return every SQL that opening a dashboard at its own range up to `last` asks, expanded, by variable or panel."""
+    document = load(name)
+    found = re.fullmatch(r"now-(\d+)([mh])", document["time"]["from"])
+    if found is None:
+        raise WrongAnswerError(f"{name}: its range is not a number of minutes or hours: {document['time']}")
+    picked = Picked(last - int(found[1]) * {"m": 60, "h": 3600}[found[2]], last)
+    held = pick(name, sources, picked, chosen)
+    asked = {
+        f"variable {raw['name']}": expander.mysql(raw["query"], held)
+        for raw in variables(document)
+        if raw["type"] != "datasource" and isinstance(raw["query"], str)
+    }
+    for panel in panels(document):
+        for query in panel.queries:
+            if query.source == "mysql":
+                asked[panel.title] = expander.mysql(query.text, _of_panel(panel, held))
+    return asked
+
+
+def _of_panel(panel: Panel, picked: Picked) -> Picked:
+    """Return the picker with the panel's own width and least interval."""
+    return replace(
         picked,
-        points=int(raw.get("maxDataPoints") or picked.points),
-        minimum_seconds=5 if raw.get("interval") == "5s" else 1,
+        points=int(panel.raw.get("maxDataPoints") or picked.points),
+        minimum_seconds=5 if panel.raw.get("interval") == "5s" else 1,
     )
-    return [_answer(panel, query, sources, now) for query in panel.queries]
 
 
 def _answer(panel: Panel, query: Query, sources: Sources, picked: Picked) -> list[Series] | Table:

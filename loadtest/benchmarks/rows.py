@@ -1,17 +1,20 @@
 """`rows`: how quick the history's questions are over tens of millions of `process_samples`, and what a row weighs.
 
 A fleet's made history is loaded in the order of its arrival; then `latido history` from the shell and the questions of
-`ingest.schema.questions` are asked, in turn. Warm: the same question again. Cold (a private server alone): the first
-after a restart, with an empty buffer pool and reads that go past the page cache (O_DIRECT). With `--folder` the data
-stay for the next run. `--drop-days` drops the oldest days at the end, one by one as `latido db retain` does, while rows
-are inserted.
+`ingest.schema.questions` are asked, in turn; in a checkout also every SQL of the dashboards, each over the range at
+which its dashboard opens: panel by panel, and a whole dashboard's one after another. Warm: the same question again.
+Cold (a private server alone): the first after a restart, with an empty buffer pool and reads that go past the page
+cache (O_DIRECT); single panels are asked warm alone. With `--folder` the data stay for the next run. `--drop-days`
+drops the oldest days at the end, one by one as `latido db retain` does, while rows are inserted.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import functools
 import os
+import re
 import resource
 import secrets
 import shutil
@@ -77,13 +80,14 @@ def run(given: argparse.Namespace) -> Result:
         if plan is None:
             raise AssertionError("the rows were not loaded")
         asked = Asked(server.dsn, plan)
-        contenders = asked.contenders()
+        panels = asked.panels()
+        contenders = {**asked.contenders(), **panels}
         cpu: dict[str, list[float]] = {name: [] for name in contenders}
         measured = {name: _costing(server, ask, cpu[name]) for name, ask in contenders.items()}
         warm = interleave(measured, given.runs)
         cold: dict[str, list[float]] = {}
         if server.restart is not None:
-            for name, ask in contenders.items():
+            for name, ask in asked.contenders().items():
                 cold[name] = [_after(server.restart, ask) for _ in range(given.runs)]
         raw: dict[str, object] = {
             "rows": asked.count(),
@@ -99,6 +103,9 @@ def run(given: argparse.Namespace) -> Result:
             parts += [f"cold {statistics.median(cold[name]):.3f} s"] if name in cold else []
             sys.stdout.write(f"{name}: {', '.join(parts)}\n")
         sys.stdout.write(f"{asked.described()}\n")
+        if panels:
+            slowest = max(panels, key=lambda name: statistics.median(warm[name]))
+            sys.stdout.write(f"the slowest panel: {slowest}, {statistics.median(warm[slowest]):.3f} s\n")
         if given.explain:
             raw["explain"] = {name: asked.explain(name, statement) for name, statement in asked.statements.items()}
         if given.drop_days:
@@ -109,6 +116,7 @@ def run(given: argparse.Namespace) -> Result:
             statistics.median(column), min(column), max(column), len(column), BAR_SECONDS, "smaller"
         )
         for name, column in warm.items()
+        if not name.startswith("dashboard_")  # the bar is that of one question, and Grafana asks a page's side by side
     }
     return Result("rows", ratios, raw, {"server": version})
 
@@ -170,6 +178,27 @@ class Asked:
             "container_3_days": ask(questions.CONTAINER_MEMORY, 3 * day, cgroup=container),
             "table_at": ask(questions.TABLE_AT, hour, limit=1000),
         }
+        self._of_dashboards = self._dashboards(at)
+        for dashboard, asked in self._of_dashboards.items():
+            self.statements |= {_panel_name(dashboard, title): statement for title, statement in asked.items()}
+
+    def _dashboards(self, at: datetime) -> dict[str, dict[str, str]]:
+        """Return by dashboard the SQL that opening it up to a moment asks; nothing outside a checkout."""
+        try:
+            from grafana.checks.dashboards import NAMES  # noqa: PLC0415 - not in the wheel
+            from grafana.checks.run import Sources, statements  # noqa: PLC0415
+        except ModuleNotFoundError:
+            return {}
+        chosen = {"host": self._host, "process": f"{self._pid}/{self._start}"}
+        with contextlib.closing(Sources(dsn_text(self._dsn), None, None)) as sources:
+            return {name: statements(name, sources, at.timestamp(), chosen) for name in NAMES}
+
+    def panels(self) -> dict[str, Callable[[], float]]:
+        """Return what asks each SQL of the dashboards once, as `contenders` does."""
+        return {
+            name: functools.partial(self._statement, name, self.statements[name])
+            for name in (_panel_name(board, title) for board, asked in self._of_dashboards.items() for title in asked)
+        }
 
     def contenders(self) -> dict[str, Callable[[], float]]:
         """Return what asks each question once and returns the seconds that it took, with all rows fetched."""
@@ -177,9 +206,16 @@ class Asked:
             "history_at": lambda: self._command("--at", self._at),
             "history_pid": lambda: self._command(f"--pid={self._pid}", "--to", self._at),
         }
+        panels = self.panels()
         for name, statement in self.statements.items():
-            found[name] = lambda name=name, statement=statement: self._statement(name, statement)  # type: ignore[misc] # mypy does not infer a default's type in a lambda
+            if name not in panels:
+                found[name] = functools.partial(self._statement, name, statement)
+        for board in self._of_dashboards:
+            found[f"dashboard_{board}"] = functools.partial(self._board, board)
         return found
+
+    def _board(self, board: str) -> float:
+        return sum(self._statement(title, statement) for title, statement in self._of_dashboards[board].items())
 
     def _command(self, *flags: str) -> float:
         command = [latido(), "history", "--host", self._host, "--utc", *flags]
@@ -255,6 +291,11 @@ class Asked:
     def _connected(self) -> Iterator[pymysql.cursors.Cursor]:
         with contextlib.closing(connect(self._dsn)) as connection, connection.cursor() as cursor:
             yield cursor
+
+
+def _panel_name(dashboard: str, title: str) -> str:
+    """Return a panel's name as a key: `panel_moment_top_by_cpu`."""
+    return f"panel_{dashboard}_{re.sub(r'[^a-z0-9]+', '_', title.lower()).strip('_')}"
 
 
 def _quoted(text: str) -> str:
