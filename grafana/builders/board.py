@@ -54,12 +54,18 @@ def alerts(selector: str) -> Annotation:
 
 
 def restarts(host: str) -> Annotation:
-    """Return marks where an exporter, another program or a whole host began anew."""
+    """Return marks where an exporter, another program or a whole host began anew, however long it was away.
+
+    Programs and hosts say when they began. An exporter does not: its counter begins at 0, which shows in a longer
+    window for a while, so the mark is where the number of resets in it has just risen.
+    """
+    taken = f'latido_push_samples_taken_total{{feed="ram",host=~"{host}"}}'
+    resets = f"resets({taken}[15m])"
     return Annotation(
         "Restarts",
-        f'resets(latido_push_samples_taken_total{{feed="ram",host=~"{host}"}}[2m]) > 0'
-        ' or changes(process_start_time_seconds{job=~"latido-.+"}[2m]) > 0'
-        f' or latido_boot_time_seconds{{host=~"{host}"}} - latido_boot_time_seconds{{host=~"{host}"}} offset 2m > 60',
+        'time() - process_start_time_seconds{job=~"latido-.+"} < 120'
+        f" or {resets} > (resets({taken}[15m] offset 2m) or 0 * {resets})"
+        f' or time() - latido_boot_time_seconds{{host=~"{host}"}} < 300',
         "restart",
         "{{job}} {{host}} {{instance}}",
         "blue",

@@ -1,6 +1,6 @@
 """Work that shows on a dashboard: `python -m grafana.checks.load KIND` becomes a busy, leaking, … process by that name.
 
-Each ends by itself after five minutes, and with whoever started it.
+Each ends with whoever started it, and after an hour by itself.
 """
 
 from __future__ import annotations
@@ -17,10 +17,13 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Final
 
-SECONDS: Final = 300
-LEAK_BYTES: Final = 1 << 20
+SECONDS: Final = 3600
 LEAK_PAUSE: Final = 0.2
-"""5 MiB a second: in five minutes 1.5 GiB."""
+LEAK_SECONDS: Final = 5400
+"""In which a leak would have all available memory: well within the four hours that its alert compares with."""
+LEAK_SHARE: Final = 1 / 6
+"""Of the available memory, where the leak ends: after a quarter of an hour."""
+PAGE: Final = 4096
 ZOMBIES: Final = 30
 _PR_SET_PDEATHSIG: Final = 1
 
@@ -33,11 +36,24 @@ def busy(until: float) -> None:
 
 
 def leaky(until: float) -> None:
-    """Keep ever more memory."""
+    """Keep ever more memory, as much as the time that has passed says: a machine that is slow leaks no slower."""
     kept: list[bytes] = []
+    pages = 0
+    available = _available_bytes() // PAGE
+    began = time.monotonic()
     while time.monotonic() < until:
-        kept.append(os.urandom(4096) * (LEAK_BYTES // 4096))
+        wanted = int(available * min((time.monotonic() - began) / LEAK_SECONDS, LEAK_SHARE))
+        kept.append(os.urandom(PAGE) * (wanted - pages))
+        pages = wanted
         time.sleep(LEAK_PAUSE)
+
+
+def _available_bytes() -> int:
+    """Return MemAvailable, as proc(5) tells it in KiB."""
+    for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
+        if line.startswith("MemAvailable:"):
+            return int(line.split()[1]) * 1024
+    raise RuntimeError("/proc/meminfo has no MemAvailable")
 
 
 def undead(until: float) -> None:

@@ -1,17 +1,24 @@
-"""Every part of Latido under a varied load, and a Prometheus with the rules, in which time runs faster."""
+"""Every part of Latido under a varied load, and a Prometheus with the rules, in which time runs faster.
+
+How much faster is measured: a scrape that does not come in time ends its series, so the interval is several times what
+the slowest program takes to answer on this machine at this moment, and a written minute is one interval. On an idle
+machine that is one second.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import json
+import math
 import subprocess
 import sys
 import threading
+import time
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -29,7 +36,14 @@ from grafana.checks import rules
 from grafana.checks.load import KINDS
 
 HOST: Final = "web-1"
-SCRAPE_SECONDS: Final = 1
+START_SECONDS: Final = 180
+SHORTEST_SCRAPE, LONGEST_SCRAPE = 1, 5
+"""Seconds. The longest is that of prometheus.yml: then time runs twelve times faster."""
+ROOM: Final = 5
+"""A scrape's interval, in times of what it took."""
+TRIES: Final = 3
+GROUPS: Final = 1024
+"""More than there are commands: a drill is about processes of a certain name, however busy the neighbours are."""
 
 
 class QueryError(Exception):
@@ -43,9 +57,25 @@ class Running:
     prometheus: str
     database: str
     programs: dict[str, Program]
+    scrape_seconds: int
+    began: float
+    """In seconds since the epoch: what is older is not this stack's."""
+
+    @property
+    def faster(self) -> float:
+        """How much faster time runs in the rules."""
+        return 60 / self.scrape_seconds
+
+    @property
+    def patience(self) -> float:
+        """Seconds to wait for what takes up to three quarters of an hour in the rules, many times over."""
+        return 300 + 120 * self.scrape_seconds
 
     def instant(self, expression: str, at: float | None = None) -> list[dict[str, Any]]:
-        """Return an instant vector. Raises QueryError."""
+        """Return an instant vector, or of a range's selector its samples; nothing while Prometheus does not answer.
+
+        Raises QueryError.
+        """
         return self._query("query", {"query": expression, **({"time": str(at)} if at is not None else {})})
 
     def over_time(self, expression: str, first: float, last: float, step: float) -> list[dict[str, Any]]:
@@ -65,15 +95,15 @@ class Running:
         url = f"{self.prometheus}/api/v1/{kind}"
         try:
             data = urllib.parse.urlencode(parameters).encode()
-            with urllib.request.urlopen(url, data, timeout=20) as response:  # noqa: S310 - loopback
+            with urllib.request.urlopen(url, data, timeout=60) as response:  # noqa: S310 - loopback
                 result: list[dict[str, Any]] = json.load(response)["data"]["result"]
                 return result
         except urllib.error.HTTPError as error:
             if error.code == HTTPStatus.SERVICE_UNAVAILABLE:
                 return []  # starting
             raise QueryError(f"{parameters['query']}\n{error.read().decode()}") from None
-        except urllib.error.URLError:
-            return []  # not up yet
+        except OSError:
+            return []  # not up yet, or too slow to answer
 
 
 @contextmanager
@@ -92,14 +122,28 @@ def running(dsn: str, folder: Path, loads: Sequence[str] = tuple(KINDS)) -> Iter
         apis = [start("ingest raw"), start("ingest orm")]
         start("bridge")
         for program in programs.values():
-            program.wait_ready(seconds=60)
+            program.wait_ready(seconds=START_SECONDS)
         pushes = [f"--push.url={api.url}" for api in apis]
-        spool = f"--spool.path={folder / 'spool.sqlite'}"
-        start("exporter", *pushes, "--push.interval=1s", f"--push.host={HOST}", spool).wait_ready(seconds=60)
+        flags = [f"--spool.path={folder / 'spool.sqlite'}", f"--collector.processes.max-groups={GROUPS}"]
+        exporter = start("exporter", *pushes, "--push.interval=1s", f"--push.host={HOST}", *flags)
+        exporter.wait_ready(seconds=START_SECONDS)
         for kind in loads:
             stack.enter_context(_load(kind))
         stack.enter_context(_client(programs["bridge"].url))
-        yield Running(stack.enter_context(_prometheus(folder, programs)), dsn, programs)
+        began = time.time()
+        seconds = _interval(programs)
+        yield Running(stack.enter_context(_prometheus(folder, programs, seconds)), dsn, programs, seconds, began)
+
+
+def _interval(programs: Mapping[str, Program]) -> int:
+    """Return seconds from one scrape to the next, by what the slowest of some takes."""
+    slowest = 0.0
+    for program in programs.values():
+        for _ in range(TRIES):
+            start = time.monotonic()
+            program.get("/metrics")
+            slowest = max(slowest, time.monotonic() - start)
+    return min(max(math.ceil(ROOM * slowest), SHORTEST_SCRAPE), LONGEST_SCRAPE)
 
 
 def _end(program: Program) -> None:
@@ -119,23 +163,23 @@ def _load(kind: str) -> Iterator[None]:
 
 
 @contextmanager
-def _prometheus(folder: Path, programs: dict[str, Program]) -> Iterator[str]:
+def _prometheus(folder: Path, programs: dict[str, Program], seconds: int) -> Iterator[str]:
     port = free_port()
     moved = {variable: str(programs[name].port) for name, (variable, _) in prometheus.PORTS.items() if name in programs}
     home = folder / "prometheus"
     command = prometheus.command(port, home, {**moved, "LATIDO_PUSH_HOST": HOST})
     config = home / "prometheus.yml"
     document = yaml.safe_load(config.read_text(encoding="utf-8"))
-    every = f"{SCRAPE_SECONDS}s"
+    every = f"{seconds}s"
     document["global"] = {"scrape_interval": every, "scrape_timeout": every, "evaluation_interval": every}
-    document["rule_files"] = [str(rules.write_faster(folder / "rules"))]
+    document["rule_files"] = [str(rules.write_faster(folder / "rules", 60 / seconds))]
     config.write_text(yaml.safe_dump(document, sort_keys=False), encoding="utf-8")
     process = subprocess.Popen(["setpriv", "--pdeathsig", "TERM", *command], stderr=subprocess.DEVNULL)
     try:
         yield f"http://127.0.0.1:{port}"
     finally:
         process.terminate()
-        process.wait(30)
+        process.wait(START_SECONDS)
 
 
 @contextmanager
