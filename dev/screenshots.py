@@ -34,8 +34,8 @@ WAIT_MS: Final = 120_000.0
 LINE: Final = 200
 """Characters of a line of some points."""
 SHOTS: Final = (
-    ("fleet", "", 1280, 640, "light"),
-    ("fleet-dark", "", 1280, 640, "dark"),
+    ("fleet", "", 1280, 390, "light"),
+    ("fleet-dark", "", 1280, 390, "dark"),
     ("host", "#/host/web-1", 1280, 900, "light"),
     ("host-dark", "#/host/web-1", 1280, 900, "dark"),
     ("phone", "#/host/web-1", 390, 844, "light"),
