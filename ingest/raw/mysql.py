@@ -118,6 +118,16 @@ class Connection:
             rows: list[Row] = list(await cursor.fetchall())
         return rows
 
+    async def query_and_begin(self, statement: str) -> list[Row]:
+        """Run a query, and begin a transaction after it, in one round trip; return the query's rows."""
+        async with self._connection.cursor() as cursor:
+            await cursor.execute(f"{statement};START TRANSACTION")  # aiomysql asks for CLIENT_MULTI_STATEMENTS
+            rows: list[Row] = list(await cursor.fetchall())
+            if not await cursor.nextset():
+                raise pymysql.InternalError("the server did not begin a transaction")
+        self._used = monotonic()
+        return rows
+
     def close(self) -> None:
         """Cut the connection at once: what was not committed never will be."""
         self._connection.close()

@@ -47,6 +47,8 @@ BOUNDS_SECONDS: Final = 60.0
 
 Key = tuple[int, int, int]
 HostKey = tuple[str, str]
+HostRow = tuple[int, str, str]
+"""Id, boot and kernel."""
 
 
 @dataclass
@@ -243,9 +245,11 @@ class Store:
 
     async def _try(self, connection: Connection, batch: Sequence[_Item]) -> list[Accepted]:
         for attempt in range(1, TRIES + 1):
+            until = asyncio.get_running_loop().time() + STATEMENTS_SECONDS
             try:
-                hosts = await _resolve_hosts(connection, batch)
-                return await self._transaction(connection, batch, hosts)
+                async with asyncio.timeout_at(until):
+                    hosts = await _begin(connection, batch)
+                return await self._transaction(connection, batch, hosts, until)
             except pymysql.MySQLError as error:
                 if mysql.code(error) not in mysql.DEADLOCK or attempt == TRIES:
                     raise
@@ -255,15 +259,15 @@ class Store:
         raise AssertionError("the last attempt returns or raises")
 
     async def _transaction(
-        self, connection: Connection, batch: Sequence[_Item], hosts: Mapping[HostKey, int]
+        self, connection: Connection, batch: Sequence[_Item], hosts: Mapping[HostKey, int], until: float
     ) -> list[Accepted]:
+        """Insert until the event loop's time `until`, and commit; the transaction has begun."""
         metrics = self._metrics
         rows: dict[str, int] = {}
         news = News()
         won: set[tuple[Key, int]] = set()
-        async with asyncio.timeout(STATEMENTS_SECONDS):
+        async with asyncio.timeout_at(until):
             with metrics.timed("insert"):
-                await connection.execute("START TRANSACTION")
                 for feed in Feed:
                     placed = [item for push in batch if push.feed is feed for item in _place(push, hosts)]
                     if not placed:
@@ -329,26 +333,35 @@ async def _insert_processes(connection: Connection, rows: ProcessRows) -> dict[s
     return {"process_samples": rows.sample_count, "processes": rows.process_count}
 
 
-async def _resolve_hosts(connection: Connection, batch: Sequence[_Item]) -> Mapping[HostKey, int]:
-    """Return the ids of the hosts, making rows for new ones and keeping boot and kernel current.
+async def _begin(connection: Connection, batch: Sequence[_Item]) -> Mapping[HostKey, int]:
+    """Begin a transaction; return the ids of the hosts, having made rows for new ones and kept boot and kernel current.
 
-    Each statement commits by itself: no transaction of samples holds a lock on `hosts`.
+    What changes `hosts` commits by itself before: no transaction of samples holds a lock on that table. As a rule
+    nothing does, and the question and the beginning are one round trip.
     """
     wanted = {(item.push.host, item.push.stream): (item.push.boot_id, item.push.kernel) for item in batch}
-    async with asyncio.timeout(STATEMENTS_SECONDS):
-        known = await _read_hosts(connection, wanted)
-        new = [host for host in wanted if host not in known]
-        if new:
-            await connection.execute(statements.hosts((*host, *wanted[host]) for host in sorted(new)))
-            known = await _read_hosts(connection, wanted)
-        for host, (host_id, *values) in known.items():
-            if tuple(values) != wanted[host]:
-                await connection.execute(statements.host_update(host_id, *wanted[host]))
+    known = _hosts(await connection.query_and_begin(statements.host_query(wanted)))
+    if {host: tuple(values) for host, (_, *values) in known.items()} != wanted:
+        await connection.execute("ROLLBACK")
+        known = await _change_hosts(connection, wanted, known)
+        await connection.execute("START TRANSACTION")
     return {host: host_id for host, (host_id, _, _) in known.items()}
 
 
-async def _read_hosts(connection: Connection, wanted: Iterable[HostKey]) -> dict[HostKey, tuple[int, str, str]]:
-    rows = await connection.query(statements.host_query(wanted))
+async def _change_hosts(
+    connection: Connection, wanted: Mapping[HostKey, tuple[str, str]], known: dict[HostKey, HostRow]
+) -> dict[HostKey, HostRow]:
+    new = [host for host in wanted if host not in known]
+    if new:
+        await connection.execute(statements.hosts((*host, *wanted[host]) for host in sorted(new)))
+        known = _hosts(await connection.query(statements.host_query(wanted)))
+    for host, (host_id, *values) in known.items():
+        if tuple(values) != wanted[host]:
+            await connection.execute(statements.host_update(host_id, *wanted[host]))
+    return known
+
+
+def _hosts(rows: Iterable[mysql.Row]) -> dict[HostKey, HostRow]:
     return {
         (str(name), str(stream)): (int(str(host_id)), str(boot_id), str(kernel))
         for host_id, name, stream, boot_id, kernel in rows

@@ -16,6 +16,7 @@ from dev.mariadb import Mariadb
 from dev.ports import free_port
 from dev.program import Program, Start
 from dev.waiting import wait_for
+from ingest import serving
 from ingest.contract import limits, vectors
 from ingest.contract.wire import Feed
 from ingest.schema import upgrade
@@ -135,8 +136,11 @@ def test_a_row_that_is_locked_too_long_is_a_503_within_the_limit(start: Start, t
         holder.close()
 
 
-def test_a_stuck_server_is_given_up_and_left_within_4_seconds(own_mariadb: Mariadb, start: Start) -> None:
-    """SIGSTOP: connections stand, nothing answers. Neither a push nor SIGTERM may wait for it."""
+def test_a_stuck_server_is_given_up_and_left_at_sigterm(own_mariadb: Mariadb, start: Start) -> None:
+    """SIGSTOP: connections stand, nothing answers. Neither a push nor SIGTERM may wait for it.
+
+    On a quiet machine the end takes less than 4 s; the bound is of one that is busy, and far below what a supervisor waits.
+    """
     dsn = own_mariadb.create_database("stuck")
     make_tables(dsn)
     programs = [start("ingest", api, dsn=dsn) for api in APIS]
@@ -150,7 +154,7 @@ def test_a_stuck_server_is_given_up_and_left_within_4_seconds(own_mariadb: Maria
             started = time.monotonic()
             for answer in pool.map(lambda program: push(program.port, "procesos", _body(2)), programs):
                 _assert_unavailable(answer)
-            assert time.monotonic() - started < limits.TRANSACTION_SECONDS + 2
+            assert time.monotonic() - started < 2 * limits.TRANSACTION_SECONDS
             last = [pool.submit(_push_into_the_end, program.port) for program in programs]
             for program in programs:
                 wait_for(
@@ -159,7 +163,7 @@ def test_a_stuck_server_is_given_up_and_left_within_4_seconds(own_mariadb: Maria
                 )
             started = time.monotonic()
             assert list(pool.map(Program.stop, programs)) == [0, 0]
-            assert time.monotonic() - started < 4
+            assert time.monotonic() - started < 4 * serving.STOP_SECONDS
             for future in last:
                 future.result()
     finally:
