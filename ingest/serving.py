@@ -83,33 +83,37 @@ class ServingSettings:
 
 
 class Room:
-    """`--web.max-bytes`: what pushes in flight hold of bodies, so that many large ones cannot take all memory."""
+    """`--web.max-bytes`: what pushes in flight hold of bodies, so that many large ones cannot take all memory.
+
+    The oldest of them is never refused, whatever the others hold: of many that come at once each would otherwise be
+    refused with a part of its body read, and none get through. So what it holds may come on top.
+    """
 
     def __init__(self, max_bytes: int) -> None:
         self._max_bytes = max_bytes
-        self._bytes = 0
+        self._held: dict[object, int] = {}
+        """Bytes of each push that holds any, the oldest first."""
         self._lock = threading.Lock()  # one API inflates on worker threads
 
     @contextmanager
     def place(self) -> Iterator[Take]:
         """Give a push a place: what it yields takes room for so many more bytes, or raises Problem (OVERLOADED)."""
-        taken = 0
+        me = object()
 
         def take(size: int) -> None:
-            nonlocal taken
             with self._lock:
-                if self._bytes + size > self._max_bytes:
-                    raise Problem(
-                        ProblemType.OVERLOADED, f"{self._bytes} bytes are in flight", retry_after=RETRY_AFTER_BUSY
-                    )
-                self._bytes += size
-                taken += size
+                held = sum(self._held.values())
+                self._held.setdefault(me, 0)
+                counts = self._held[me] if next(iter(self._held)) is me else held
+                if counts + size > self._max_bytes:
+                    raise Problem(ProblemType.OVERLOADED, f"{held} bytes are in flight", retry_after=RETRY_AFTER_BUSY)
+                self._held[me] += size
 
         try:
             yield take
         finally:
             with self._lock:
-                self._bytes -= taken
+                self._held.pop(me, None)
 
 
 def read_tokens(path: Path | None) -> tokens.Tokens:

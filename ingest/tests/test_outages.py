@@ -139,7 +139,7 @@ def test_a_row_that_is_locked_too_long_is_a_503_within_the_limit(start: Start, t
 def test_a_stuck_server_is_given_up_and_left_at_sigterm(own_mariadb: Mariadb, start: Start) -> None:
     """SIGSTOP: connections stand, nothing answers. Neither a push nor SIGTERM may wait for it.
 
-    On a quiet machine the end takes less than 4 s; the bound is of one that is busy, and far below what a supervisor waits.
+    On a quiet machine the end takes less than 4 s; the bound is of a busy one, far below what a supervisor waits.
     """
     dsn = own_mariadb.create_database("stuck")
     make_tables(dsn)

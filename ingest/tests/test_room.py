@@ -23,8 +23,18 @@ def test_a_push_gets_what_is_left_and_another_is_told_to_come_again() -> None:
         first(60)
         second(40)
         with pytest.raises(Problem) as refused:
-            first(1)
+            second(1)
     assert (ProblemType.OVERLOADED, RETRY_AFTER_BUSY) == (refused.value.type, refused.value.retry_after)
+
+
+def test_of_pushes_that_have_no_room_beside_one_another_the_oldest_gets_through() -> None:
+    room = Room(100)
+    with room.place() as first, room.place() as second:
+        first(60)
+        second(40)
+        first(40)
+        with pytest.raises(Problem):
+            first(1)  # that is more than any may hold
 
 
 def test_a_push_that_is_over_leaves_its_room_to_others() -> None:
