@@ -28,7 +28,7 @@ from dev.program import Start
 from dev.waiting import wait_for, wait_until
 from exporter.model import UNKNOWN, CpuSample, ProcessTable, RamSample, command_text
 from exporter.push.pusher import Pusher, host_facts
-from exporter.settings import PushSettings
+from exporter.settings import PushSettings, TlsSettings
 from exporter.sources.bpf.source import BpfSource
 from exporter.sources.bpf.tests.conftest import every_end_is_told
 from exporter.sources.procfs import ProcfsSource
@@ -126,6 +126,7 @@ def push_settings(urls: tuple[str, ...], spool: Path, interval: float) -> PushSe
         keyframe_interval=3.0,
         timeout=10.0,
         token_file=None,
+        tls=TlsSettings(None, None, None),
         host="web-1",
         spool_path=spool,
         spool_max_bytes=1 << 30,
