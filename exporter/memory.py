@@ -28,3 +28,6 @@ def keep_small() -> None:
         mallopt(_M_MMAP_THRESHOLD, 128 << 10)
     gc.collect()
     gc.freeze()
+    trim = getattr(libc, "malloc_trim", None)
+    if trim is not None:
+        trim(0)  # what starting up needed and nothing will

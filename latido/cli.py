@@ -25,7 +25,7 @@ class Command:
 
 
 COMMANDS: Final[dict[str, Command]] = {
-    "exporter": Command("exporter.program:main", "exporter", "read the kernel: serve /metrics and push samples"),
+    "exporter": Command("exporter.start:main", "exporter", "read the kernel: serve /metrics and push samples"),
     "ingest raw": Command("ingest.raw.app:main", "ingest", "take pushed samples into MySQL (aiohttp, built for speed)"),
     "ingest orm": Command("ingest.orm.app:main", "ingest", "the same contract by FastAPI and SQLModel"),
     "bridge": Command("bridge_ws.server:main", "bridge", "serve the live WebSocket feed and its page"),
