@@ -15,6 +15,7 @@ from grafana.builders.panels import (
     SECONDS,
     TEXT,
     WATCH,
+    AnyPanel,
     Column,
     Limit,
     Prom,
@@ -98,7 +99,33 @@ def _health() -> Row:
                 Prom('max(latido_spool_oldest_sample_age_seconds{host=~"$host"})', "age"),
                 limit=Limit("spool_oldest_sample_age_seconds", 60),
             ),
+            alerts_table("", "Which alerts fire, the newest first. The runbook has a section for each."),
         ],
+    )
+
+
+def alerts_table(selector: str, description: str) -> AnyPanel:
+    """Return the alerts that fire and since when; `selector` is a matcher that narrows them."""
+    labels = "alertname, severity, host, group, job"
+    firing = f'ALERTS{{alertstate="firing",alertname=~"Latido.*"{selector}}}'
+    since = f'ALERTS_FOR_STATE{{alertname=~"Latido.*"{selector}}}'
+    return table_panel(
+        "Alerts",
+        description,
+        {
+            "alertname": Column(TEXT, width=230),
+            "severity": Column(TEXT, width=100, words={"critical": BAD, "warning": WATCH}),
+            "host": Column(TEXT, link=TO_HOST, width=160),
+            "group": Column(TEXT, width=160),
+            "job": Column(TEXT, width=180),
+            "Since": Column(SECONDS, decimals=0),
+        },
+        Prom(f"time() - max by ({labels}) ({since}) and max by ({labels}) ({firing})", "Since"),
+        by=labels,
+        sort="Since",
+        descending=False,
+        height=6,
+        empty="no alert fires",
     )
 
 

@@ -86,6 +86,8 @@ class Column:
     width: int = 0
     bar: bool = False
     decimals: int | None = None
+    words: Mapping[str, str] = field(default_factory=dict)
+    """Colours of words."""
 
 
 class MysqlQuery(variants.Dataquery, Builder["MysqlQuery"]):
@@ -254,8 +256,12 @@ def table_panel(
     sort: str = "",
     descending: bool = True,
     by: str = "",
+    empty: str = "",
 ) -> table.Panel:
-    """Return a table. Of PromQL queries each is a column, named by its legend, and rows are joined on label `by`."""
+    """Return a table. Of PromQL queries each is a column, named by its legend, and rows are joined on labels `by`.
+
+    Where no row is as it should be, `empty` says so.
+    """
     panel = (
         table.Panel()
         .title(title)
@@ -268,6 +274,8 @@ def table_panel(
         .thresholds(_thresholds(_steps((None, "text"))))
         .datasource(_source(queries))
     )
+    if empty:
+        panel = panel.no_value(empty)
     for name, column in columns.items():
         panel = panel.override_by_name(name, _cells(column))
     if sort:
@@ -312,6 +320,11 @@ def _cells(column: Column) -> list[model.DynamicConfigValue]:
         found.append(model.DynamicConfigValue("min", 0))
     if column.bar and column.unit == PERCENT:
         found.append(model.DynamicConfigValue("max", 1))
+    if column.words:
+        found.append(
+            model.DynamicConfigValue("mappings", [words({word: (word, color) for word, color in column.words.items()})])
+        )
+        found.append(model.DynamicConfigValue("custom.cellOptions", {"type": "color-text"}))
     if column.link:
         found.append(model.DynamicConfigValue("links", [{"title": "open", "url": column.link}]))
     if column.width:

@@ -209,11 +209,11 @@ def _legend(where: str, legend: str, labels: Mapping[str, str]) -> str:
 
 def _vector(where: str, panel: Panel, query: Query, vector: Sequence[Mapping[str, Any]]) -> Table:
     """Return an instant query's column, beside the labels that its panel shows."""
-    names = [name for name in ("host", "group") if any(name in one["metric"] for one in vector)]
-    for name in names:
-        if name not in panel.overrides:
-            raise WrongAnswerError(f"{where}: no column {name} in the panel")
-    rows = [(*(one["metric"][name] for name in names), float(one["value"][1])) for one in vector]
+    names = list(dict.fromkeys(name for one in vector for name in one["metric"]))
+    unknown = [name for name in names if name not in panel.overrides]
+    if unknown:
+        raise WrongAnswerError(f"{where}: no column {unknown} in the panel")
+    rows = [(*(one["metric"].get(name, "") for name in names), float(one["value"][1])) for one in vector]
     table = Table([*names, query.legend], rows)
     _judge_column(where, panel.overrides.get(query.legend, {}).get("unit", panel.unit), [row[-1] for row in rows])
     return table

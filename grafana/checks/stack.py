@@ -42,8 +42,14 @@ SHORTEST_SCRAPE, LONGEST_SCRAPE = 1, 5
 ROOM: Final = 5
 """A scrape's interval, in times of what it took."""
 TRIES: Final = 3
-GROUPS: Final = 1024
-"""More than there are commands: a drill is about processes of a certain name, however busy the neighbours are."""
+GROUPS: Final = {
+    "groups": [
+        *({"name": name, "command": name} for name in (*KINDS, "latido", "mariadbd", "prometheus")),
+        {"name": "kernel", "kernel_thread": True},
+        {"name": "the-rest", "command_regex": ""},
+    ]
+}
+"""Group rules: a drill is about processes of a certain name, which keep it however many busier neighbours there are."""
 
 
 class QueryError(Exception):
@@ -107,8 +113,13 @@ class Running:
 
 
 @contextmanager
-def running(dsn: str, folder: Path, loads: Sequence[str] = tuple(KINDS)) -> Iterator[Running]:
-    """Run everything over a database with its tables, until the block ends."""
+def running(
+    dsn: str, folder: Path, loads: Sequence[str] = tuple(KINDS), others: Mapping[str, Path] | None = None
+) -> Iterator[Running]:
+    """Run everything over a database with its tables, until the block ends.
+
+    `others` are further hosts, by name the root of a /proc: each has an exporter of its own.
+    """
     environ = {"LATIDO_DB_DSN": dsn}
     with ExitStack() as stack:
         programs: dict[str, Program] = {}
@@ -124,9 +135,17 @@ def running(dsn: str, folder: Path, loads: Sequence[str] = tuple(KINDS)) -> Iter
         for program in programs.values():
             program.wait_ready(seconds=START_SECONDS)
         pushes = [f"--push.url={api.url}" for api in apis]
-        flags = [f"--spool.path={folder / 'spool.sqlite'}", f"--collector.processes.max-groups={GROUPS}"]
+        groups = folder / "groups.yml"
+        groups.write_text(yaml.safe_dump(GROUPS), encoding="utf-8")
+        flags = [f"--spool.path={folder / 'spool.sqlite'}", f"--collector.processes.config-file={groups}"]
         exporter = start("exporter", *pushes, "--push.interval=1s", f"--push.host={HOST}", *flags)
         exporter.wait_ready(seconds=START_SECONDS)
+        for name, root in (others or {}).items():
+            flags = [f"--spool.path={folder / f'{name}.sqlite'}", f"--path.procfs={root}", "--source=procfs"]
+            other = Program(["exporter"], [*pushes, "--push.interval=1s", f"--push.host={name}", *flags], environ)
+            stack.callback(_end, other)
+            programs[f"exporter of {name}"] = other.start(ready="")
+            other.wait_ready(seconds=START_SECONDS)
         for kind in loads:
             stack.enter_context(_load(kind))
         stack.enter_context(_client(programs["bridge"].url))
@@ -170,6 +189,12 @@ def _prometheus(folder: Path, programs: dict[str, Program], seconds: int) -> Ite
     command = prometheus.command(port, home, {**moved, "LATIDO_PUSH_HOST": HOST})
     config = home / "prometheus.yml"
     document = yaml.safe_load(config.read_text(encoding="utf-8"))
+    exporters = next(job for job in document["scrape_configs"] if job["job_name"] == "latido-exporter")
+    exporters["static_configs"] += [
+        {"targets": [f"127.0.0.1:{program.port}"], "labels": {"host": name.removeprefix("exporter of ")}}
+        for name, program in programs.items()
+        if name.startswith("exporter of ")
+    ]
     every = f"{seconds}s"
     document["global"] = {"scrape_interval": every, "scrape_timeout": every, "evaluation_interval": every}
     document["rule_files"] = [str(rules.write_faster(folder / "rules", 60 / seconds))]

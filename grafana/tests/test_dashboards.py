@@ -13,6 +13,7 @@ import yaml
 from grafana_foundation_sdk.cog.plugins import register_default_plugins
 from grafana_foundation_sdk.models.dashboard import Dashboard
 
+from exporter.groups import MAX_GROUPS
 from grafana.builders.all import DASHBOARDS, OUTPUT, text
 from grafana.builders.board import TITLES
 from grafana.builders.thresholds import thresholds
@@ -122,6 +123,25 @@ def golden(repository: Path) -> set[str]:
     """Return the names of the exporter's golden scrape."""
     scrape = (repository / "exporter/tests/golden/metrics.prom").read_text(encoding="utf-8")
     return set(re.findall(r"^(latido_\w+)", scrape, re.MULTILINE))
+
+
+def test_the_cardinality_budget_is_that_of_the_golden_scrape(repository: Path) -> None:
+    """`docs/dashboards.md` reckons with so many series a group, a CPU and a host."""
+    scrape = (repository / "exporter/tests/golden/metrics.prom").read_text(encoding="utf-8")
+    series = [line for line in scrape.splitlines() if line and not line.startswith("#")]
+    of = {
+        label: [match[1] for line in series if (match := re.search(rf'[{{,]{label}="([^"]*)"', line))]
+        for label in ("group", "cpu")
+    }
+    most = {label: max(values.count(value) for value in set(values)) for label, values in of.items()}
+    text = (repository / "docs/dashboards.md").read_text(encoding="utf-8")
+    budget = re.search(r"series of a host ≤ (\d+) . groups \((\d+) by default\) \+ (\d+) . CPUs \+ (\d+)", text)
+    assert budget is not None
+    group, groups, cpu, rest = (int(number) for number in budget.groups())
+    assert {"group": group, "cpu": cpu} == most
+    assert MAX_GROUPS == groups
+    assert len(series) - len(of["group"]) - len(of["cpu"]) <= rest
+    assert f"{group * groups + cpu * 8 + rest:,}" in text
 
 
 def test_the_reader_of_expressions_finds_names() -> None:
