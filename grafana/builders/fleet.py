@@ -131,6 +131,7 @@ def alerts_table(selector: str, description: str) -> AnyPanel:
 
 def _hottest() -> Row:
     def of(metric: str) -> str:
+        """Without the metric's name, which is a column in Grafana and would keep rows from being joined."""
         return f'max by (host) ({metric}{{host=~"$host"}})'
 
     return Row(
@@ -151,9 +152,9 @@ def _hottest() -> Row:
                     "Processes": Column(COUNT),
                     "Up for": Column(SECONDS, decimals=0),
                 },
-                Prom('host:latido_cpu_busy:ratio_rate5m{host=~"$host"}', "CPU busy"),
-                Prom('host:latido_memory_available:ratio{host=~"$host"}', "Memory available"),
-                Prom('host:latido_swap_used:ratio{host=~"$host"}', "Swap used"),
+                Prom(of("host:latido_cpu_busy:ratio_rate5m"), "CPU busy"),
+                Prom(of("host:latido_memory_available:ratio"), "Memory available"),
+                Prom(of("host:latido_swap_used:ratio"), "Swap used"),
                 Prom(f'{of("latido_load1")} / host:latido_cpus:count{{host=~"$host"}}', "Load per CPU"),
                 Prom('max by (host) (latido_processes{host=~"$host",state="disk_sleep"})', "In disk sleep"),
                 Prom('max by (host) (latido_processes{host=~"$host",state="zombie"})', "Zombies"),
@@ -270,7 +271,8 @@ def _states() -> Row:
 
 
 def _changes() -> Row:
-    cpu = 'host_group:latido_group_cpu:ratio_rate5m{host=~"$host"}'
+    cpu = 'max by (host, group) (host_group:latido_group_cpu:ratio_rate5m{host=~"$host"})'
+    cpu_before = 'max by (host, group) (host_group:latido_group_cpu:ratio_rate5m{host=~"$host"} offset 1h)'
     memory = 'max by (host, group) (latido_group_resident_memory_bytes{host=~"$host"})'
     before = 'max by (host, group) (latido_group_resident_memory_bytes{host=~"$host"} offset 1h)'
     names = {"host": Column(TEXT, link=TO_HOST), "group": Column(TEXT)}
@@ -283,7 +285,7 @@ def _changes() -> Row:
                 "was not "
                 "there counts from 0.",
                 {**names, "More": Column(PERCENT, decimals=1)},
-                Prom(f"topk(10, ({cpu} - {cpu} offset 1h) or {cpu})", "More"),
+                Prom(f"topk(10, ({cpu} - {cpu_before}) or {cpu})", "More"),
                 by="host, group",
                 sort="More",
                 width=8,

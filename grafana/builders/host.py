@@ -7,7 +7,7 @@ from grafana_foundation_sdk.models import dashboard as model
 from grafana_foundation_sdk.models.dashboard import Dashboard
 
 from grafana.builders import board, sql
-from grafana.builders.fleet import AVAILABLE, BUSY, DISK_SLEEP, ZOMBIES
+from grafana.builders.fleet import AVAILABLE, BUSY, DISK_SLEEP, ZOMBIES, alerts_table
 from grafana.builders.panels import (
     BAD,
     BYTES,
@@ -165,6 +165,7 @@ def _now() -> Row:
                 width=3,
                 decimals=1,
             ),
+            alerts_table(',host="$host"', "Which alerts fire for this host, the newest first: a leak shows here."),
         ],
     )
 

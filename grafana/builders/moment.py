@@ -178,7 +178,6 @@ def _range() -> Row:
                     "Command": Column(TEXT),
                     "CPU time": Column(SECONDS, decimals=2),
                     "Lived": Column(SECONDS, decimals=1),
-                    "Largest": Column(BYTES),
                 },
                 Sql(sql.SHORT_LIVED),
                 width=12,

@@ -204,13 +204,14 @@ LIMIT 50"""
 
 SHORT_LIVED: Final = f"""\
 SELECT p.command AS `Command`, COUNT(*) AS `Ended`, SUM(s.cpu_ns) / 1e9 AS `CPU time`,
-  AVG(UNIX_TIMESTAMP(s.sampled_at) - UNIX_TIMESTAMP(p.started_at)) AS `Lived`, MAX(s.rss_bytes) AS `Largest`
+  AVG(UNIX_TIMESTAMP(s.sampled_at) - UNIX_TIMESTAMP(p.started_at)) AS `Lived`
 FROM process_samples s
 JOIN {_NAMES.format("s", "DATE(s.sampled_at)")}
 WHERE s.host_id IN (${{streams:raw}}) AND $__timeFilter(s.sampled_at) AND s.exited = 1
 GROUP BY p.command
 ORDER BY 2 DESC
 LIMIT 20"""
+"""Without memory: what has ended has given it back."""
 
 _RANKED: Final = """\
 ), named AS (

@@ -3,11 +3,15 @@
 `python -m grafana.checks.draw` runs the stack under load with two simulated hosts beside, lets an API be away once and
 kills it again shortly before the end, and writes a picture of each dashboard as it looks then. What is drawn is what a
 panel's JSON says: kind, place, colours, thresholds, units, order. What Grafana adds of its own is not.
+
+In namespaces of its own, as root, the pictures hold no neighbour's processes:
+`unshare --pid --fork --mount-proc --cgroup .venv/bin/python -m grafana.checks.draw --source procfs`.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import math
 import sys
 import tempfile
@@ -89,7 +93,9 @@ def _scaled(value: float, steps: Sequence[tuple[float, str]], decimals: int | No
 
 
 def _short(value: float, decimals: int | None) -> str:
-    return f"{value:.3g}" if decimals is None else f"{value:.{decimals}f}"
+    if decimals is None:
+        return f"{value:.0f}" if abs(value) >= 100 else f"{value:.3g}"  # noqa: PLR2004 - three digits
+    return f"{value:.{decimals}f}"
 
 
 def color_of(value: float, steps: Sequence[Mapping[str, Any]]) -> str:
@@ -198,7 +204,7 @@ class Page:
             _stack(axes, drawn, colors)
         else:
             for one in drawn:
-                axes.plot(one.times, one.values, color=colors[one.name], linewidth=1.2)
+                axes.plot(*_broken(one), color=colors[one.name], linewidth=1.2)
         for times, color in marks:
             for at in times:
                 axes.axvline(at, color=color, linewidth=0.6, linestyle=":", alpha=0.7)
@@ -383,6 +389,20 @@ def _fixed(panel: Panel, name: str) -> str | None:
     return COLORS.get(color, color) if color else None
 
 
+def _broken(one: Series) -> tuple[list[float], list[float]]:
+    """Return a series that is broken where it has no points for a while: a line there would be made up."""
+    times, values = [one.times[0]], [one.values[0]]
+    steps = sorted(after - before for before, after in itertools.pairwise(one.times))
+    usual = steps[len(steps) // 2] if steps else 0.0
+    for (before, after), value in zip(itertools.pairwise(one.times), one.values[1:], strict=True):
+        if after - before > 3 * usual:
+            times.append(before)
+            values.append(math.nan)
+        times.append(after)
+        values.append(value)
+    return times, values
+
+
 def _stack(axes: Axes, drawn: Sequence[Series], colors: Mapping[str, str]) -> None:
     """Stack series on one another at the times that any of them has; where one has no point it adds nothing."""
     times = sorted({at for one in drawn for at in one.times})
@@ -485,6 +505,7 @@ def main() -> int:
     )
     parser.add_argument("--folder", type=Path, default=FOLDER, help="where the pictures go")
     parser.add_argument("--seconds", type=float, default=300, help="how long the stack runs before the last fault")
+    parser.add_argument("--source", default="auto", help="how the exporter of the machine reads the kernel")
     given = parser.parse_args()
     given.folder.mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack:
@@ -496,7 +517,7 @@ def main() -> int:
         if upgrade.main([f"--db.dsn={dsn}"]):
             return 1
         hosts = stack.enter_context(calm_hosts(folder))
-        started = stack.enter_context(running(dsn, folder, others=hosts))
+        started = stack.enter_context(running(dsn, folder, others=hosts, source=given.source))
         incident(started, given.seconds)
         sources = stack.enter_context(closing(Sources(dsn, started.instant, started.over_time)))
         picked = Picked(started.began, time.time(), started.scrape_seconds)

@@ -114,10 +114,15 @@ class Running:
 
 @contextmanager
 def running(
-    dsn: str, folder: Path, loads: Sequence[str] = tuple(KINDS), others: Mapping[str, Path] | None = None
+    dsn: str,
+    folder: Path,
+    loads: Sequence[str] = tuple(KINDS),
+    others: Mapping[str, Path] | None = None,
+    source: str = "auto",
 ) -> Iterator[Running]:
     """Run everything over a database with its tables, until the block ends.
 
+    `source` is how the exporter reads the kernel.
     `others` are further hosts, by name the root of a /proc: each has an exporter of its own.
     """
     environ = {"LATIDO_DB_DSN": dsn}
@@ -138,6 +143,7 @@ def running(
         groups = folder / "groups.yml"
         groups.write_text(yaml.safe_dump(GROUPS), encoding="utf-8")
         flags = [f"--spool.path={folder / 'spool.sqlite'}", f"--collector.processes.config-file={groups}"]
+        flags.append(f"--source={source}")
         exporter = start("exporter", *pushes, "--push.interval=1s", f"--push.host={HOST}", *flags)
         exporter.wait_ready(seconds=START_SECONDS)
         for name, root in (others or {}).items():
