@@ -316,7 +316,7 @@ def _changes() -> Row:
             table_panel(
                 "Who used the CPUs of all hosts",
                 "From the database, exact to the nanosecond and with processes that lived for a moment: commands by "
-                "CPU time on every host, over the last quarter of an hour of the range.",
+                "CPU time on every host, over the last five minutes of the range.",
                 {
                     "Command": Column(TEXT),
                     "CPU time": Column(SECONDS, decimals=1),

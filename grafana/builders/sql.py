@@ -136,7 +136,7 @@ SELECT s.host_id, DATE(s.sampled_at) AS day, s.pid, s.start_ticks, s.identity, S
 
 _RANGE: Final = {"hosts": "${streams:raw}", "first": "$__timeFrom()", "last": "$__timeTo()"}
 _SECONDS: Final = "GREATEST(UNIX_TIMESTAMP($__timeTo()) - UNIX_TIMESTAMP($__timeFrom()), 1)"
-_FLEET_SECONDS: Final = 900
+_FLEET_SECONDS: Final = 300
 _FLEET_FIRST: Final = f"GREATEST($__timeFrom(), $__timeTo() - INTERVAL {_FLEET_SECONDS} SECOND)"
 
 TOP_CPU: Final = f"""\
@@ -152,7 +152,7 @@ SELECT COALESCE(command, '(not known)') AS `Command`, cpu_seconds AS `CPU time`,
   hosts AS `Hosts`, processes AS `Processes`, peak_rss_bytes AS `Largest`
 FROM ({questions.FLEET_COMMANDS.format(first=_FLEET_FIRST, last="$__timeTo()", limit=25)}) t
 ORDER BY cpu_seconds DESC"""
-"""Rows grow with hosts times the range: hence a quarter of an hour at most, whatever is picked."""
+"""Rows grow with hosts times the range: hence five minutes at most, whatever is picked."""
 
 TOP_MEMORY: Final = f"""\
 WITH spent AS (
