@@ -21,8 +21,8 @@ SECONDS: Final = 3600
 LEAK_PAUSE: Final = 0.2
 LEAK_SECONDS: Final = 5400
 """In which a leak would have all available memory: well within the four hours that its alert compares with."""
-LEAK_SHARE: Final = 1 / 6
-"""Of the available memory, where the leak ends: after a quarter of an hour."""
+LEAK_SHARE: Final = 1 / 4
+"""Of the available memory, where the leak ends: after more than twenty minutes."""
 PAGE: Final = 4096
 ZOMBIES: Final = 30
 _PR_SET_PDEATHSIG: Final = 1
