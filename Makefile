@@ -1,6 +1,6 @@
 # The commands of this repository; `make help` lists them.
 .DEFAULT_GOAL := help
-.PHONY: help up status latido test faults check format manifests requirements modules page bench clean
+.PHONY: help up status latido test faults drill check format manifests requirements modules page bench clean
 PY := .venv/bin/python
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 # Moves a part of `make up` elsewhere: make up EXPORTER_PORT=20110
@@ -38,6 +38,10 @@ bench: ## run every benchmark against its real alternative
 
 faults: ## kill, cut, freeze and fill everything for 10 minutes, then count every sample: make faults ARGS='--seed 7'
 	@$(PY) -m tests.faults $(ARGS)
+
+drill: ## break a running stack and see every alert, panel and rule answer, in a real Prometheus and MariaDB (four minutes)
+	@dev/setup.sh test
+	@LATIDO_DRILL=1 $(PY) -m pytest -q grafana/tests/test_dashboard_queries.py
 
 page: ## build the bridge's page into bridge_ws/web/dist (needs Node), after a change of its sources
 	@$(PY) -m dev.page
