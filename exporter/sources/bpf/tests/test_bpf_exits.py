@@ -120,10 +120,10 @@ def test_process_that_lived_3_ms_is_there_once_with_all_it_used(open_bpf: Opener
     ended = follow(source, b"brief", lambda ended: ended.number() > 0)
     (record,) = ended.records
     assert (record["pid"], record["ppid"], record["state"], record["uid"]) == (pid, os.getpid(), b"X", os.geteuid())
-    # What the kernel told its parent, to the microsecond, and what it still ran until another had the processor.
+    # At least what the kernel told its parent, to the microsecond; it runs on until another process has the processor.
     told = round((usage.ru_utime + usage.ru_stime) * 1e9)
-    assert used <= ended.cpu_ns()
-    assert told - 2_000 <= ended.cpu_ns() <= told + 10_000_000
+    since = time.clock_gettime(time.CLOCK_BOOTTIME) - started
+    assert max(used, told - 2_000) <= ended.cpu_ns() <= since * 1e9
     assert int(started * USER_HZ) <= record["start_ticks"] <= int(seen * USER_HZ)
     assert record["minor_faults"] > 0
     for _ in range(3):
