@@ -16,7 +16,6 @@ from dev.mariadb import Mariadb
 from dev.ports import free_port
 from dev.program import Program, Start
 from dev.waiting import wait_for
-from ingest import serving
 from ingest.contract import limits, vectors
 from ingest.contract.wire import Feed
 from ingest.schema import upgrade
@@ -136,17 +135,29 @@ def test_a_row_that_is_locked_too_long_is_a_503_within_the_limit(start: Start, t
         holder.close()
 
 
-def test_a_stuck_server_is_given_up_and_left_at_sigterm(own_mariadb: Mariadb, start: Start) -> None:
+def test_a_stuck_server_is_given_up_and_left_within_4_seconds(own_mariadb: Mariadb, start: Start) -> None:
     """SIGSTOP: connections stand, nothing answers. Neither a push nor SIGTERM may wait for it.
 
-    On a quiet machine the end takes less than 4 s; the bound is of a busy one, far below what a supervisor waits.
+    `make up` kills what takes longer than 5 s to end. Others may keep this machine busy: one try of three has to hold.
     """
     dsn = own_mariadb.create_database("stuck")
     make_tables(dsn)
+    tries: list[tuple[float, float]] = []
+    while len(tries) < 3 and not (tries and _within_limits(*tries[-1])):
+        tries.append(_give_up_and_leave(own_mariadb, start, dsn))
+    assert _within_limits(*tries[-1]), tries
+
+
+def _within_limits(giving_up: float, leaving: float) -> bool:
+    return giving_up < limits.TRANSACTION_SECONDS + 2 and leaving < 4
+
+
+def _give_up_and_leave(mariadb: Mariadb, start: Start, dsn: str) -> tuple[float, float]:
+    """Return how long both APIs take to answer while the server is stopped, and then to end, in seconds."""
     programs = [start("ingest", api, dsn=dsn) for api in APIS]
     for program in programs:
         assert push(program.port, "procesos", _body(1)).status == 201
-    pid = own_mariadb.pid
+    pid = mariadb.pid
     assert pid is not None
     os.kill(pid, signal.SIGSTOP)
     try:
@@ -154,7 +165,7 @@ def test_a_stuck_server_is_given_up_and_left_at_sigterm(own_mariadb: Mariadb, st
             started = time.monotonic()
             for answer in pool.map(lambda program: push(program.port, "procesos", _body(2)), programs):
                 _assert_unavailable(answer)
-            assert time.monotonic() - started < 2 * limits.TRANSACTION_SECONDS
+            giving_up = time.monotonic() - started
             last = [pool.submit(_push_into_the_end, program.port) for program in programs]
             for program in programs:
                 wait_for(
@@ -163,11 +174,12 @@ def test_a_stuck_server_is_given_up_and_left_at_sigterm(own_mariadb: Mariadb, st
                 )
             started = time.monotonic()
             assert list(pool.map(Program.stop, programs)) == [0, 0]
-            assert time.monotonic() - started < 4 * serving.STOP_SECONDS
+            leaving = time.monotonic() - started
             for future in last:
                 future.result()
     finally:
         os.kill(pid, signal.SIGCONT)
+    return giving_up, leaving
 
 
 def _push_into_the_end(port: int) -> None:
