@@ -3,6 +3,9 @@
 Each worker has a listening socket of its own on the address (SO_REUSEPORT, socket(7)), so that the kernel spreads
 connections; a store, and connections to the database. None is started again: when one ends by itself the program
 ends, for whoever supervises it to start it anew, and counters begin anew together.
+
+Their metrics are added up here: prometheus-client's own way for several processes leaves out the process metrics and
+info, and has to be chosen in the environment before the library is imported.
 """
 
 from __future__ import annotations
@@ -59,9 +62,13 @@ class Worker:
         return self.folder / f"{number}.sock"
 
     def watch(self, stop: asyncio.Event) -> None:
-        """Set `stop` when the parent is gone, however it went."""
+        """Set `stop` when the parent is gone, however it went. To be called when signals are handled.
+
+        Until then they wait: one that met no handler would end the worker as a defect does.
+        """
         if self.parent < 0:
             return
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
         loop = asyncio.get_running_loop()
 
         def gone() -> None:
@@ -169,7 +176,6 @@ def _be(worker: Worker, serve: Callable[[Worker], None]) -> None:
     """Be a worker to the end of this process. Nothing of the parent's is unwound."""
     status = 1
     try:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
         serve(worker)
         status = 0
     except BaseException:
