@@ -1,4 +1,4 @@
-"""Debian's nginx, unpacked and not installed, before replicas of the bridge, as `docs/operating.md` has it."""
+"""Debian's nginx, unpacked and not installed, before replicas of the bridge, as `docs/live.md` has it."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """The door of `latido exporter`: loads the program without what a library would bring along and nobody here uses.
 
 aiohttp makes its client's TLS contexts when it is imported, with every certificate authority of the system: 1.7 MiB of
-each exporter's memory. Push makes a context of its own where it needs one (exporter/push/pusher.py).
+each exporter's memory. Push makes a context of its own where it needs one (exporter/push/tls.py).
 """
 
 from __future__ import annotations

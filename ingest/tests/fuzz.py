@@ -80,7 +80,7 @@ def make(seed: int, number: int, now: int) -> Request:
     rng = random.Random(f"{seed}/{number}")  # noqa: S311 - replayable, not secret
     feed = rng.choice(list(Feed))
     value = vectors.base(feed, now - rng.randrange(60_000))
-    _object(_array(value["samples"])[0])["seq"] = number + 1
+    vectors.as_object(vectors.as_array(value["samples"])[0])["seq"] = number + 1
     kind = rng.choice(list(_KINDS))
     request = Request(number, kind, feed, (("Content-Type", "application/json"),), b"")
     return _KINDS[kind](rng, request, value)
@@ -294,18 +294,6 @@ def _delete(place: dict[str, Json] | list[Json], key: str | int) -> None:
         place.pop(str(key), None)
     elif isinstance(key, int) and key < len(place):
         del place[key]
-
-
-def _object(value: Json) -> dict[str, Json]:
-    if not isinstance(value, dict):
-        raise TypeError(f"expected an object, got {value!r:.100}")
-    return value
-
-
-def _array(value: Json) -> list[Json]:
-    if not isinstance(value, list):
-        raise TypeError(f"expected an array, got {value!r:.100}")
-    return value
 
 
 # --- over the wire ---

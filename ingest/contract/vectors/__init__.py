@@ -72,13 +72,13 @@ def load(now_ms: int) -> list[Vector]:
         cases = _read(name)
         if not isinstance(cases, list):
             raise TypeError(f"{name}: expected an array of vectors")
-        vectors.extend(_vector(_object(case), _object(bases), now_ms) for case in cases)
+        vectors.extend(_vector(as_object(case), as_object(bases), now_ms) for case in cases)
     return vectors
 
 
 def base(feed: Feed, now_ms: int) -> dict[str, Json]:
     """Return the good body of a feed, as a value."""
-    return _object(_timed(_object(_read("bases.json"))[feed.value], now_ms))
+    return as_object(_timed(as_object(_read("bases.json"))[feed.value], now_ms))
 
 
 def _read(name: str) -> Json:
@@ -89,12 +89,12 @@ def _read(name: str) -> Json:
 def _vector(case: dict[str, Json], bases: dict[str, Json], now_ms: int) -> Vector:
     feed = Feed(str(case["feed"]))
     headers: dict[str, str] = {"Content-Type": "application/json"}
-    for name, value in _object(case.get("headers", {})).items():
+    for name, value in as_object(case.get("headers", {})).items():
         if value is None:
             del headers[name]
         else:
             headers[name] = str(value)
-    expect = _object(case["expect"])
+    expect = as_object(case["expect"])
     return Vector(
         name=str(case["name"]),
         feed=feed,
@@ -102,14 +102,14 @@ def _vector(case: dict[str, Json], bases: dict[str, Json], now_ms: int) -> Vecto
         path=str(case.get("path", f"/api/{feed.value}")),
         headers=headers,
         tokens=bool(case.get("tokens", False)),
-        body=_body(_object(case.get("body", {})), bases, feed, now_ms),
+        body=_body(as_object(case.get("body", {})), bases, feed, now_ms),
         expect=Expect(
             status=_integer(expect["status"]),
             accepted=_optional_integer(expect.get("accepted")),
             duplicates=_optional_integer(expect.get("duplicates")),
             type=_optional_text(expect.get("type")),
             pointer=_optional_text(expect.get("pointer")),
-            headers={name: str(value) for name, value in _object(expect.get("headers", {})).items()},
+            headers={name: str(value) for name, value in as_object(expect.get("headers", {})).items()},
         ),
     )
 
@@ -123,9 +123,9 @@ def _body(spec: dict[str, Json], bases: dict[str, Json], feed: Feed, now_ms: int
         body = _repeat(spec["repeat"])
     else:
         value = copy.deepcopy(bases[str(spec.get("base", feed.value))])
-        for pointer in _array(spec.get("remove", [])):
+        for pointer in as_array(spec.get("remove", [])):
             _change(value, str(pointer), remove=True)
-        for pointer, new in _object(spec.get("set", {})).items():
+        for pointer, new in as_object(spec.get("set", {})).items():
             _change(value, pointer, new)
         _multiply(value, spec)
         body = json.dumps(_timed(value, now_ms), ensure_ascii=False, separators=(",", ":")).encode()
@@ -142,21 +142,21 @@ def _body(spec: dict[str, Json], bases: dict[str, Json], feed: Feed, now_ms: int
 def _repeat(spec: Json) -> bytes:
     if spec is None:
         return b""
-    given = _object(spec)
+    given = as_object(spec)
     return str(given["text"]).encode() * _integer(given["times"])
 
 
 def _multiply(value: Json, spec: dict[str, Json]) -> None:
     """Fill arrays with copies of their first item: samples, or the first sample's processes."""
     if "samples" in spec:
-        push = _object(value)
-        one = _object(_array(push["samples"])[0])
+        push = as_object(value)
+        one = as_object(as_array(push["samples"])[0])
         push["samples"] = [one | {"seq": seq} for seq in range(1, _integer(spec["samples"]) + 1)]
     pid = 0
     for name in ("processes", "exited"):
         if name in spec:
-            sample = _object(_array(_object(value)["samples"])[0])
-            first = _object(_array(sample[name])[0])
+            sample = as_object(as_array(as_object(value)["samples"])[0])
+            first = as_object(as_array(sample[name])[0])
             count = _integer(spec[name])
             sample[name] = [first | {"pid": pid + index} for index in range(1, count + 1)]
             pid += count
@@ -166,7 +166,7 @@ def _change(document: Json, pointer: str, new: Json = None, *, remove: bool = Fa
     *parents, last = [part.replace("~1", "/").replace("~0", "~") for part in pointer.split("/")[1:]]
     place = document
     for part in parents:
-        place = place[int(part)] if isinstance(place, list) else _object(place)[part]
+        place = place[int(part)] if isinstance(place, list) else as_object(place)[part]
     if isinstance(place, list):
         if remove:
             del place[int(last)]
@@ -175,9 +175,9 @@ def _change(document: Json, pointer: str, new: Json = None, *, remove: bool = Fa
         else:
             place[int(last)] = new
     elif remove:
-        del _object(place)[last]
+        del as_object(place)[last]
     else:
-        _object(place)[last] = new
+        as_object(place)[last] = new
 
 
 def _timed(value: Json, now_ms: int) -> Json:
@@ -188,13 +188,15 @@ def _timed(value: Json, now_ms: int) -> Json:
     return now_ms if value == "$now" else value
 
 
-def _object(value: Json) -> dict[str, Json]:
+def as_object(value: Json) -> dict[str, Json]:
+    """Return a value that is an object. Raises TypeError."""
     if not isinstance(value, dict):
         raise TypeError(f"expected an object, got {value!r:.100}")
     return value
 
 
-def _array(value: Json) -> list[Json]:
+def as_array(value: Json) -> list[Json]:
+    """Return a value that is an array. Raises TypeError."""
     if not isinstance(value, list):
         raise TypeError(f"expected an array, got {value!r:.100}")
     return value
