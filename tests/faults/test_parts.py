@@ -82,9 +82,10 @@ def test_a_link_carries_cuts_and_carries_again() -> None:
 
             def passes() -> bool:
                 with socket.create_connection(("127.0.0.1", link.port), 30) as client:
-                    server.accept()[0].close()
                     client.sendall(b"x")
-                    return True
+                    there, _ = server.accept()
+                    with there:
+                        return b"x" == there.recv(1)
 
             wait_for(passes, "the link carries again")
     finally:
