@@ -6,6 +6,7 @@ depth and on the number of values. Of a key that stands twice the last value cou
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 from typing import Final, NoReturn
@@ -27,6 +28,7 @@ _BLOCK: Final = re.compile(rb'(?:[^"]++|"(?:[^"\\]|\\.)*+"|"){1,10000}+', re.DOT
 _SURROGATE: Final = re.compile("[\ud800-\udfff]")
 
 
+@functools.lru_cache(maxsize=64)  # a fleet's senders say the same few things; what is refused is not kept
 def check_headers(content_type: str | None, content_encoding: str | None) -> None:
     """Raise Problem for a body that is not said to be JSON in UTF-8, or is in an encoding that no API takes."""
     media_type, *parameters = (content_type or "").lower().split(";")

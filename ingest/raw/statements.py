@@ -67,6 +67,11 @@ def host_query(hosts: Iterable[tuple[str, str]]) -> str:
     return f"SELECT id,name,stream,boot_id,kernel FROM hosts WHERE (name,stream) IN ({keys})"  # noqa: S608 - quoted
 
 
+def host_count(ids: Iterable[int]) -> str:
+    """Return the query of how many of these hosts are there."""
+    return f"SELECT COUNT(*) FROM hosts WHERE id IN ({','.join(map(str, ids))})"  # noqa: S608 - integers
+
+
 def hosts(rows: Iterable[tuple[str, str, str, str]]) -> str:
     """Return the INSERT of hosts given as (`name`, `stream`, `boot_id`, `kernel`); one that is there stays as it is."""
     values = ",".join(f"({','.join(map(quote, row))})" for row in rows)

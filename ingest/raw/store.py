@@ -42,6 +42,7 @@ STATEMENTS_SECONDS: Final = limits.TRANSACTION_SECONDS - 2.0
 BATCH_PUSHES: Final = 128
 BATCH_PROCESSES: Final = 50_000
 """A batch takes no further push beyond this: it must end within `STATEMENTS_SECONDS`."""
+MAX_KNOWN_HOSTS: Final = 100_000
 READER_SECONDS: Final = 4.0
 BOUNDS_SECONDS: Final = 60.0
 
@@ -80,6 +81,7 @@ class Store:
         self._writers: list[asyncio.Task[None]] = []
         self._reader = _Reader(dsn)
         self._names = Names()
+        self._hosts: dict[HostKey, HostRow] = {}
         self._bounds: Mapping[Feed, tuple[int, int]] = {}
         self._bounds_read = -BOUNDS_SECONDS
         self._bounds_lock = asyncio.Lock()
@@ -197,7 +199,7 @@ class Store:
         """Answer every item; return the connection if it is fit for another batch."""
         try:
             if connection is not None and not await connection.is_alive():
-                self._names.forget()
+                self._forget()
                 connection.close()
                 connection = None
             if connection is None:
@@ -206,7 +208,7 @@ class Store:
         except (*mysql.AWAY, pymysql.MySQLError) as error:
             if connection is not None:
                 connection.close()
-            self._names.forget()
+            self._forget()
             if mysql.is_content(error):
                 return await self._narrow(batch, error)
             if mysql.code(error) == mysql.NO_PARTITION:
@@ -221,6 +223,11 @@ class Store:
             if not item.answer.done():
                 item.answer.set_result(answer)
         return connection
+
+    def _forget(self) -> None:
+        """Forget what is stored: with a connection lost, the server may be another one, or have been restored."""
+        self._names.forget()
+        self._hosts.clear()
 
     def _now_away(self, reason: str) -> None:
         if not self._away:
@@ -248,7 +255,7 @@ class Store:
             until = asyncio.get_running_loop().time() + STATEMENTS_SECONDS
             try:
                 async with asyncio.timeout_at(until):
-                    hosts = await _begin(connection, batch)
+                    hosts = await _begin(connection, batch, self._hosts)
                 return await self._transaction(connection, batch, hosts, until)
             except pymysql.MySQLError as error:
                 if mysql.code(error) not in mysql.DEADLOCK or attempt == TRIES:
@@ -333,19 +340,33 @@ async def _insert_processes(connection: Connection, rows: ProcessRows) -> dict[s
     return {"process_samples": rows.sample_count, "processes": rows.process_count}
 
 
-async def _begin(connection: Connection, batch: Sequence[_Item]) -> Mapping[HostKey, int]:
+async def _begin(
+    connection: Connection, batch: Sequence[_Item], known: dict[HostKey, HostRow]
+) -> Mapping[HostKey, int]:
     """Begin a transaction; return the ids of the hosts, having made rows for new ones and kept boot and kernel current.
 
-    What changes `hosts` commits by itself before: no transaction of samples holds a lock on that table. As a rule
-    nothing does, and the question and the beginning are one round trip.
+    As a rule all are `known`, and whether they are still there is asked in the same round trip. What changes `hosts`
+    commits by itself before: no transaction of samples holds a lock on that table.
     """
     wanted = {(item.push.host, item.push.stream): (item.push.boot_id, item.push.kernel) for item in batch}
-    known = _hosts(await connection.query_and_begin(statements.host_query(wanted)))
-    if {host: tuple(values) for host, (_, *values) in known.items()} != wanted:
+    found = {host: known[host] for host in wanted if host in known}
+    if _values(found) == wanted:
+        ((count,),) = await connection.query_and_begin(statements.host_count(row[0] for row in found.values()))
+        if count == len(found):
+            return {host: row[0] for host, row in found.items()}
         await connection.execute("ROLLBACK")
-        known = await _change_hosts(connection, wanted, known)
-        await connection.execute("START TRANSACTION")
-    return {host: host_id for host, (host_id, _, _) in known.items()}
+    found = _hosts(await connection.query(statements.host_query(wanted)))
+    if _values(found) != wanted:
+        found = await _change_hosts(connection, wanted, found)
+    if len(known) > MAX_KNOWN_HOSTS:
+        known.clear()
+    known |= {host: (row[0], *wanted[host]) for host, row in found.items()}
+    await connection.execute("START TRANSACTION")
+    return {host: row[0] for host, row in found.items()}
+
+
+def _values(hosts: Mapping[HostKey, HostRow]) -> dict[HostKey, tuple[str, str]]:
+    return {host: (boot_id, kernel) for host, (_, boot_id, kernel) in hosts.items()}
 
 
 async def _change_hosts(

@@ -148,3 +148,27 @@ def test_two_hosts_of_one_name_are_two(running: Running, database: Database, api
     other = body | {"stream": "ffffffff-9b7d-4c1e-8f20-5a6b7c8d9e0f"}
     assert push(port, "ram", other).json() == {"accepted": 1, "duplicates": 0}
     assert database.counts()["hosts"] == 2
+
+
+@pytest.mark.parametrize("api", APIS)
+def test_a_host_whose_row_was_deleted_comes_back_under_a_new_id(running: Running, database: Database, api: str) -> None:
+    """An API may remember hosts, but no sample is stored under an id that is gone."""
+    database.clear()
+    port = running[(api, False)].port
+    body = vectors.base(Feed.RAM, now_ms())
+    for seq in (1, 2):
+        assert push(port, "ram", _numbered(body, seq)).status == 201
+    database.run("DELETE FROM hosts")
+    for seq in (3, 4):
+        assert push(port, "ram", _numbered(body, seq)).status == 201
+    stored = database.rows(
+        "SELECT seq, id IS NOT NULL AS has_host FROM ram LEFT JOIN hosts ON id = host_id ORDER BY seq"
+    )
+    assert stored == [{"seq": seq, "has_host": int(seq > 2)} for seq in (1, 2, 3, 4)]
+
+
+def _numbered(body: dict[str, vectors.Json], seq: int) -> dict[str, vectors.Json]:
+    samples = body["samples"]
+    assert isinstance(samples, list)
+    assert isinstance(samples[0], dict)
+    return body | {"samples": [samples[0] | {"seq": seq}]}
