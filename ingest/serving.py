@@ -93,6 +93,7 @@ class Room:
         self._max_bytes = max_bytes
         self._held: dict[object, int] = {}
         """Bytes of each push that holds any, the oldest first."""
+        self._total = 0
         self._lock = threading.Lock()  # one API inflates on worker threads
 
     @contextmanager
@@ -102,18 +103,20 @@ class Room:
 
         def take(size: int) -> None:
             with self._lock:
-                held = sum(self._held.values())
-                self._held.setdefault(me, 0)
-                counts = self._held[me] if next(iter(self._held)) is me else held
+                mine = self._held.setdefault(me, 0)
+                counts = mine if next(iter(self._held)) is me else self._total
                 if counts + size > self._max_bytes:
-                    raise Problem(ProblemType.OVERLOADED, f"{held} bytes are in flight", retry_after=RETRY_AFTER_BUSY)
-                self._held[me] += size
+                    raise Problem(
+                        ProblemType.OVERLOADED, f"{self._total} bytes are in flight", retry_after=RETRY_AFTER_BUSY
+                    )
+                self._held[me] = mine + size
+                self._total += size
 
         try:
             yield take
         finally:
             with self._lock:
-                self._held.pop(me, None)
+                self._total -= self._held.pop(me, 0)
 
 
 def read_tokens(path: Path | None) -> tokens.Tokens:

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from operator import attrgetter
-from typing import Final
+from typing import Final, NamedTuple
 
 import msgspec
 from pymysql.converters import escape_string
@@ -32,8 +32,7 @@ _EPOCH: Final = datetime(1970, 1, 1)  # noqa: DTZ001 - DATETIME has no zone; eve
 Sample = wire.RamSample | wire.CpuSample | wire.ProcesosSample
 
 
-@dataclass(frozen=True, slots=True)
-class Placed:
+class Placed(NamedTuple):
     """A sample of a push with the key of its row."""
 
     host_id: int
@@ -53,7 +52,7 @@ def quote(text: str) -> str:
 
 def moment(milliseconds: int) -> str:
     """Return the DATETIME(3) literal of UTC milliseconds since the epoch."""
-    return f"'{_EPOCH + timedelta(milliseconds=milliseconds):%Y-%m-%d %H:%M:%S}.{milliseconds % 1000:03d}'"
+    return f"'{(_EPOCH + timedelta(milliseconds=milliseconds)).isoformat(' ', 'milliseconds')}'"
 
 
 def milliseconds(value: datetime) -> int:
@@ -218,7 +217,7 @@ def _values(s: Sample) -> str:
         return (
             f"{s.user_ns},{s.nice_ns},{s.system_ns},{s.idle_ns},{s.iowait_ns},{s.irq_ns},{s.softirq_ns},"
             f"{s.steal_ns},{s.guest_ns},{s.guest_nice_ns},{s.load1_milli},{s.load5_milli},{s.load15_milli},"
-            f"{s.context_switches},{s.forks},{quote(msgspec.json.encode(s.cores).decode())}"
+            f"{s.context_switches},{s.forks},'{msgspec.json.encode(s.cores).decode()}'"  # our names and integers
         )
     return (
         f"{int(s.keyframe)},{s.total},{s.threads},{s.running},{s.sleeping},{s.disk_sleep},{s.stopped},{s.traced},"

@@ -52,13 +52,13 @@ HostRow = tuple[int, str, str]
 """Id, boot and kernel."""
 
 
-@dataclass
+@dataclass(slots=True)
 class _Item:
     feed: Feed
     push: Push
     answer: asyncio.Future[Accepted]
+    batch_id: int
     since: float = field(default_factory=perf_counter)
-    batch_id: int = field(default_factory=lambda: secrets.randbits(63))
 
     @property
     def processes(self) -> int:
@@ -75,7 +75,8 @@ class Store:
         self._dsn = dsn
         self._metrics = metrics
         self._waiting: deque[_Item] = deque()
-        self._arrived = asyncio.Condition()
+        self._arrived = asyncio.Event()
+        self._batch_ids = random.Random(secrets.randbits(256))  # noqa: S311 - they need to differ, not to be secret
         self._writer_count = writers
         metrics.pool(writers)
         self._writers: list[asyncio.Task[None]] = []
@@ -108,11 +109,11 @@ class Store:
     async def store(self, feed: Feed, push: Push) -> Accepted:
         """Store a push and return after the commit. Raises Problem: OUTSIDE_PARTITIONS, UNAVAILABLE or INTERNAL."""
         await self._check_bounds(feed, push)
-        item = _Item(feed, push, asyncio.get_running_loop().create_future())
-        async with self._arrived:
-            self._waiting.append(item)
-            self._arrived.notify()
-        return await item.answer
+        answer = asyncio.get_running_loop().create_future()
+        self._waiting.append(_Item(feed, push, answer, self._batch_ids.getrandbits(63)))
+        self._arrived.set()
+        accepted: Accepted = await answer
+        return accepted
 
     # --- partitions ---
 
@@ -182,14 +183,15 @@ class Store:
                 connection.close()
 
     async def _take(self) -> list[_Item]:
-        async with self._arrived:
-            await self._arrived.wait_for(lambda: bool(self._waiting))
-            batch: list[_Item] = []
-            processes = 0
-            while self._waiting and len(batch) < BATCH_PUSHES and (not batch or processes < BATCH_PROCESSES):
-                item = self._waiting.popleft()
-                processes += item.processes
-                batch.append(item)
+        while not self._waiting:
+            self._arrived.clear()
+            await self._arrived.wait()
+        batch: list[_Item] = []
+        processes = 0
+        while self._waiting and len(batch) < BATCH_PUSHES and (not batch or processes < BATCH_PROCESSES):
+            item = self._waiting.popleft()
+            processes += item.processes
+            batch.append(item)
         now = perf_counter()
         for item in batch:
             self._metrics.took("queue", now - item.since)
@@ -273,10 +275,16 @@ class Store:
         rows: dict[str, int] = {}
         news = News()
         won: set[tuple[Key, int]] = set()
+        places = [_place(item, hosts) for item in batch]
         async with asyncio.timeout_at(until):
             with metrics.timed("insert"):
                 for feed in Feed:
-                    placed = [item for push in batch if push.feed is feed for item in _place(push, hosts)]
+                    placed = [
+                        sample
+                        for item, samples in zip(batch, places, strict=True)
+                        if item.feed is feed
+                        for sample in samples
+                    ]
                     if not placed:
                         continue
                     mine = await _insert_samples(connection, feed, placed)
@@ -295,15 +303,15 @@ class Store:
         for table, count in rows.items():
             metrics.rows(table, count)
         answers = []
-        for item in batch:
-            accepted = sum((sample.key, sample.batch_id) in won for sample in _place(item, hosts))
-            answer = Accepted(accepted, len(item.push.samples) - accepted)
+        for item, samples in zip(batch, places, strict=True):
+            accepted = sum((sample.key, sample.batch_id) in won for sample in samples)
+            answer = Accepted(accepted, len(samples) - accepted)
             metrics.stored(item.feed, accepted=answer.accepted, duplicates=answer.duplicates)
             answers.append(answer)
         return answers
 
 
-def _place(item: _Item, hosts: Mapping[HostKey, int]) -> Iterable[Placed]:
+def _place(item: _Item, hosts: Mapping[HostKey, int]) -> list[Placed]:
     host_id = hosts[(item.push.host, item.push.stream)]
     return [Placed(host_id, item.batch_id, sample) for sample in item.push.samples]
 
