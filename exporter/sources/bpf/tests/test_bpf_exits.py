@@ -243,17 +243,33 @@ def told_of_kinds(ended: Ended) -> tuple[int, int, int]:
 def test_storm_is_attributed_by_99_percent(open_bpf: Opener, kind: str) -> None:
     """Held against a cgroup of its own, whose CPU time the scheduler counts to the nanosecond.
 
+    Of a thread in a living process the kernel sums what it used until it was released; the slice in which it ends
+    comes on top for a cgroup alone. That is a few microseconds, but a hundredth of 3 ms where QEMU emulates the CPU:
+    there a storm of threads is held to what wait4(2) told its parent, and to the cgroup by 98 percent.
+
     The first storm has to be whole; one of three where the kernel keeps some ends from programs (every_end_is_told).
     """
+    least = 0.98 if kind == "threads" and "QEMU" in Path("/proc/cpuinfo").read_text() else 0.99
     shares = [storm_share(open_bpf, kind)]
     for _ in range(0 if every_end_is_told(open_bpf()) else 2):
-        if not 0.99 <= shares[-1] <= 1.01:
+        if not shares[-1].whole(least):
             shares.append(storm_share(open_bpf, kind))
-    assert 0.99 <= shares[-1] <= 1.01, shares
+    assert shares[-1].whole(least), shares
 
 
-def storm_share(open_bpf: Opener, kind: str) -> float:
-    """Return the share of a storm's CPU time that its exits account for."""
+class Share(NamedTuple):
+    """What part of a storm's CPU time its exits account for: by its cgroup, and by what wait4(2) told its parent."""
+
+    of_cgroup: float
+    of_told: float
+
+    def whole(self, least: float) -> bool:
+        """Whether nothing of it is missing: by its cgroup but for a little, and nothing that its parent was told."""
+        return least <= self.of_cgroup <= 1.01 and self.of_told > 0.999  # told in microseconds
+
+
+def storm_share(open_bpf: Opener, kind: str) -> Share:
+    """Let a storm pass; return what its exits account for."""
     source = open_bpf()
     source.processes()
     script = {
@@ -277,7 +293,11 @@ for _ in range(int(sys.argv[2])):
         # What the shell used before it went there is no part of its time, but of the process's (schedstat: ns).
         shell = 'read used rest < /proc/$$/schedstat; echo "$used"; echo $$ > "$0"/cgroup.procs && exec "$@"'
         process = subprocess.Popen(["/bin/sh", "-c", shell, folder, *command], stdout=subprocess.PIPE)
-        used = int(process.communicate(timeout=60)[0])
+        assert process.stdout is not None
+        with process.stdout as pipe:
+            used = int(pipe.read())
+        usage = os.wait4(process.pid, 0)[2]
+        process.returncode = 0
         expected = usage_ns() - before + used
     members = {process.pid}
 
@@ -293,7 +313,7 @@ for _ in range(int(sys.argv[2])):
     ended = follow(source, b"", all_there)
     ours = np.isin(ended.records["pid"], list(members)) | np.char.startswith(ended.records["command"], b"storm")
     found = int((ended.records["user_ns"] + ended.records["system_ns"])[ours].sum())
-    return found / expected
+    return Share(found / expected, found / ((usage.ru_utime + usage.ru_stime) * 1e9))
 
 
 @contextmanager
