@@ -38,7 +38,7 @@ BATCH_BYTES: Final = 1 << 20
 """Of JSON, some 3,000 processes: a live sample that meets a backlog's requests in an API waits for few of these."""
 BACKLOG_SHARE: Final = 1 / 20
 """Of its time a backlog waits for answers, at most. So a fleet of 100 that returns at once has 5 requests under way at
-an API on average, however slow that is: the slower the answers, the longer the pauses."""
+an API on average, however slow that is: the slower the answers, those to live samples too, the longer the pauses."""
 
 FIRST_DELAY: Final = 0.5
 LONGEST_DELAY: Final = 30.0
@@ -210,6 +210,8 @@ class Delivery:
         self._behind = asyncio.Event()
         self._flows = asyncio.Event()
         self._troubled_since: float | None = None
+        self._live_seconds = 0.0
+        """That the latest answer to live samples took."""
 
     def notify(self) -> None:
         """Say that the spool holds new samples."""
@@ -261,7 +263,9 @@ class Delivery:
                 if aside:
                     self._behind.set()
                 if samples:
+                    began = time.monotonic()
                     delay = await self._deliver(lane, feed, samples)
+                    self._live_seconds = time.monotonic() - began
                     if delay is not None:
                         return delay
                     busy = True
@@ -275,7 +279,8 @@ class Delivery:
                 began = time.monotonic()
                 delay = await self._deliver(lane, feed, samples)
                 took = time.monotonic() - began
-                return max(delay or 0.0, len(samples) / self._backlog_rate - took, took / BACKLOG_SHARE - took)
+                slow = max(took, self._live_seconds)
+                return max(delay or 0.0, len(samples) / self._backlog_rate - took, slow / BACKLOG_SHARE - took)
         return None
 
     def _pending(self, feed: Feed) -> tuple[int, list[Stored]]:

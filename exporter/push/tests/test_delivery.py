@@ -273,6 +273,22 @@ async def test_a_backlog_leaves_a_slow_api_in_peace_and_holds_up_no_live_sample(
     assert times[1] - times[0] >= 0.1 / BACKLOG_SHARE
 
 
+async def test_a_backlog_holds_back_while_live_samples_are_answered_slowly(tmp_path: Path) -> None:
+    times: list[float] = []
+
+    async def live_is_slow(seqs: list[int]) -> None:
+        if len(seqs) > 1:
+            times.append(time.monotonic())
+        else:
+            await asyncio.sleep(0.1)  # how slow the API is
+
+    script = Script(stored, live_is_slow)
+    async with delivering(tmp_path, script, 41, backlog_rate=1e6) as (spool, _, _, _):
+        await wait_until(lambda: spool.depth().samples == 0, "an empty spool")
+    assert script.requests[0] == [41]
+    assert times[1] - times[0] >= 0.9 * 0.1 / BACKLOG_SHARE  # counted from when the batch left, seen as it came
+
+
 @contextlib.asynccontextmanager
 async def two_apis(path: Path, mode: str, scripts: tuple[Script, Script]) -> AsyncIterator[tuple[Spool, Delivery]]:
     """Deliver four samples and what comes to two servers as one destination."""
