@@ -215,7 +215,11 @@ async def client(
     plain = socket.socket()
     if narrow:
         plain.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 16 << 10)
-    plain.connect((parts.hostname, parts.port))
+    try:
+        plain.connect((parts.hostname, parts.port))
+    except OSError:
+        plain.close()
+        raise
     async with connect(
         url.replace("http", "ws", 1) + "/ws" + query,
         additional_headers={"Origin": origin} if origin else None,
