@@ -66,6 +66,22 @@ def setup(level: str, form: Format, stream: TextIO | None = None) -> None:
     # Libraries speak at INFO of their own start and every request; our own lines say both with fields.
     for name in ("aiohttp.access", "uvicorn", "websockets", "alembic", "asyncio", "aiosqlite"):
         logging.getLogger(name).setLevel(max(logging.WARNING, root.level))
+    server = logging.getLogger("aiohttp.server")
+    server.filters[:] = [_quiet_bad_requests]
+
+
+def _quiet_bad_requests(record: logging.LogRecord) -> bool:
+    """Make a line for debugging of what aiohttp says as an error, with a trace, for every request that is no HTTP.
+
+    Whoever reaches the port could fill the log with it, and the trace quotes what was sent: a token, say.
+    """
+    error = record.exc_info[1] if record.exc_info else None
+    if error is None or type(error).__module__ != "aiohttp.http_exceptions":
+        return True
+    record.levelno, record.levelname = logging.DEBUG, "DEBUG"
+    record.msg, record.args = f"a request was refused: {type(error).__name__}", None
+    record.exc_info = record.exc_text = None
+    return logging.getLogger().isEnabledFor(logging.DEBUG)
 
 
 class JsonFormatter(logging.Formatter):

@@ -167,7 +167,7 @@ def test_a_database_that_is_away_costs_nothing_though_the_exporter_restarts(
     )
     own_mariadb.start()
     pending = [f'latido_spool_pending_samples{{api="{api.url}",feed="{feed}"}}' for api in apis for feed in FEEDS]
-    wait_for(lambda: all(exporter.metric(series) <= 1 for series in pending), "the backlog is gone", 90)
+    wait_for(lambda: all(exporter.metric(series) <= 1 for series in pending), "the backlog is gone", 300)
     assert exporter.metric('latido_spool_lost_samples_total{feed="ram"}') == 0
     assert exporter.stop() == 0
 

@@ -57,9 +57,8 @@ def run(given: argparse.Namespace) -> Result:
         suffix = "" if clients == given.clients[0] else f"_{clients}_clients"
         for name, size in SIZES.items():
             theirs = _theirs()
-            plain = _measured(given, clients, size, theirs, compressed=False)
             # A compressor for each client and message takes them minutes.
-            deflated = _measured(given, clients, size, theirs if suffix == "" else (), compressed=True)
+            plain, deflated = _measured(given, clients, size, theirs, theirs if suffix == "" else ())
             raw[f"{clients}_clients_{name}"] = {"plain": plain.figures(), "compressed": deflated.figures()}
             ratios[f"fanout.over_limit_{name}{suffix}"] = ratio(plain.cpu["limit"], plain.cpu["ours"], BAR)
             ratios[f"fanout.compressed_over_plain_cpu_{name}{suffix}"] = _smaller(
@@ -225,19 +224,24 @@ class _Measured:
 
 
 def _measured(
-    given: argparse.Namespace, clients: int, size: int, theirs: Sequence[str], *, compressed: bool
-) -> _Measured:
+    given: argparse.Namespace, clients: int, size: int, plain: Sequence[str], compressed: Sequence[str]
+) -> tuple[_Measured, _Measured]:
+    """Measure both forms, each with so many of theirs; all take turns, since the forms are compared too."""
     messages = max(LEAST_MESSAGES, given.messages * given.clients[0] // clients)
-    found = _Measured(clients, messages)
+    forms = _Measured(clients, messages), _Measured(clients, messages)
     with ExitStack() as stack:
-        contenders: dict[str, Callable[[], float]] = {}
-        for names in (("limit", "ours"), *((name,) for name in theirs)):
-            server, near, ports = stack.enter_context(sides(names[-1], compressed=compressed))
-            connect(near, names[-1], ports, clients, compressed=compressed)
-            for name in names:
-                contenders[name] = partial(_round, found, server, near, name, messages=messages, size=size)
-        found.cpu = interleave(contenders, given.runs)
-    return found
+        contenders: dict[tuple[bool, str], Callable[[], float]] = {}
+        for deflated, theirs in ((False, plain), (True, compressed)):
+            for names in (("limit", "ours"), *((name,) for name in theirs)):
+                server, near, ports = stack.enter_context(sides(names[-1], compressed=deflated))
+                connect(near, names[-1], ports, clients, compressed=deflated)
+                for name in names:
+                    contenders[deflated, name] = partial(
+                        _round, forms[deflated], server, near, name, messages=messages, size=size
+                    )
+        for (deflated, name), column in interleave(contenders, given.runs).items():
+            forms[deflated].cpu[name] = column
+    return forms
 
 
 def _round(found: _Measured, server: Process, clients: Process, name: str, *, messages: int, size: int) -> float:

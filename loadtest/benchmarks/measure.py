@@ -11,13 +11,15 @@ import os
 import platform
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
-from typing import Final, Literal
+from typing import Final, Literal, TypeVar
 
 LEAST_RUNS: Final = 7
+
+Name = TypeVar("Name", bound=Hashable)
 
 
 @dataclass(frozen=True)
@@ -76,11 +78,11 @@ def cpu_of(work: Callable[[], object]) -> float:
     return (time.thread_time_ns() - start) / 1e9
 
 
-def interleave(contenders: Mapping[str, Callable[[], float]], runs: int) -> dict[str, list[float]]:
+def interleave(contenders: Mapping[Name, Callable[[], float]], runs: int) -> dict[Name, list[float]]:
     """Let each contender measure itself once a round, in turn, for so many rounds; one more round warms up."""
     if runs < LEAST_RUNS:
         raise ValueError(f"at least {LEAST_RUNS} runs are needed, got {runs}")
-    figures: dict[str, list[float]] = {name: [] for name in contenders}
+    figures: dict[Name, list[float]] = {name: [] for name in contenders}
     for number in range(runs + 1):
         for name, measure in contenders.items():
             figure = measure()
