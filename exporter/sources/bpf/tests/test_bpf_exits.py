@@ -90,7 +90,7 @@ def everything(source: BpfSource, prefix: bytes) -> Ended:
 def forks(prefix: str, count: int, *, seconds: float = 0.0, distinct: int = 1) -> None:
     """Run `count` processes one after the other, named in turn by so many names, that use so much CPU each."""
     subprocess.run(
-        [sys.executable, "-c", _FORKS, prefix, str(count), str(seconds), str(distinct)], check=True, timeout=60
+        [sys.executable, "-c", _FORKS, prefix, str(count), str(seconds), str(distinct)], check=True, timeout=300
     )
 
 
