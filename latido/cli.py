@@ -39,6 +39,9 @@ COMMANDS: Final[dict[str, Command]] = {
     "spool drop": Command("exporter.push.spool_command:drop", "exporter", "forget refused samples"),
     "history": Command("latido.history.program:main", "ingest", "the process table of a host as it was at a moment"),
     "top": Command("latido.top.program:main", "bridge", "the live feed in a terminal: a fleet, or a host's processes"),
+    "record": Command(
+        "loadtest.record:main", "loadtest", "record what this machine pushes, anonymised, for load tests"
+    ),
     "status": Command("latido.status:main", "ingest", "each program's health, sample ages, spool depth, rows stored"),
 }
 
