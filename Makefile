@@ -1,6 +1,6 @@
 # The commands of this repository; `make help` lists them.
 .DEFAULT_GOAL := help
-.PHONY: help up status latido test faults drill check format manifests requirements modules page bench clean
+.PHONY: help up status latido test faults drill check format manifests requirements modules page bench loadtest clean
 PY := .venv/bin/python
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 # Moves a part of `make up` elsewhere: make up EXPORTER_PORT=20110
@@ -35,6 +35,11 @@ modules: ## build the kernel modules for this kernel, install and load them (nee
 
 bench: ## run every benchmark against its real alternative
 	@$(PY) -m loadtest.benchmarks all
+
+DURATION ?= 5m
+loadtest: ## load both APIs in turn on a private stack, and say by objectives and counts how it was: make loadtest DURATION=2m ARGS='--hosts=100'
+	@dev/setup.sh up
+	@$(PY) -m dev.loadtest --duration=$(DURATION) $(ARGS)
 
 faults: ## kill, cut, freeze and fill everything for 10 minutes, then count every sample: make faults ARGS='--seed 7'
 	@$(PY) -m tests.faults $(ARGS)

@@ -42,6 +42,10 @@ COMMANDS: Final[dict[str, Command]] = {
     "record": Command(
         "loadtest.record:main", "loadtest", "record what this machine pushes, anonymised, for load tests"
     ),
+    "loadtest run": Command(
+        "loadtest.run:main", "loadtest", "load the ingest APIs as a fleet would, and count every sample after"
+    ),
+    "loadtest report": Command("loadtest.report:main", "loadtest", "draw a load test's results as one HTML file"),
     "status": Command("latido.status:main", "ingest", "each program's health, sample ages, spool depth, rows stored"),
 }
 

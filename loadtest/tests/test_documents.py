@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 LATIDO = str(Path(sys.executable).parent / "latido")
-COMMANDS = ("record",)
+COMMANDS = ("record", "loadtest run", "loadtest report")
 EVERYWHERE = {"--help", "--version", "--config.file", "--log.level", "--log.format"}
 OTHERS = {"--push.url"}
 """Of other commands."""
