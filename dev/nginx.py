@@ -1,11 +1,12 @@
-"""Debian's nginx, unpacked and not installed, before replicas of the bridge, as `docs/live.md` has it."""
+"""Debian's nginx, unpacked and not installed: before replicas of the bridge, and as the gateway of `compose.yaml`."""
 
 from __future__ import annotations
 
 import os
+import re
 import socket
 import subprocess
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
@@ -13,7 +14,9 @@ from typing import Final
 from dev.ports import free_port
 from dev.waiting import wait_for
 
-BINARY: Final = Path(__file__).parent.parent / ".run" / "tools" / "nginx" / "usr" / "sbin" / "nginx"
+ROOT: Final = Path(__file__).parent.parent
+BINARY: Final = ROOT / ".run" / "tools" / "nginx" / "usr" / "sbin" / "nginx"
+GATEWAY: Final = ROOT / "packaging" / "gateway" / "nginx.conf"
 CONFIG: Final = """
 daemon off;
 {user}
@@ -48,14 +51,43 @@ def before(ports: Sequence[int], folder: Path) -> Iterator[str]:
 
     Raises FileNotFoundError where `dev/setup.sh test` has not unpacked it.
     """
-    if not BINARY.exists():
-        raise FileNotFoundError(f"{BINARY} is missing: `dev/setup.sh test` puts it there")
-    port, config = free_port(), folder / "nginx.conf"
+    port = free_port()
     servers = " ".join(f"server 127.0.0.1:{each} max_fails=1 fail_timeout=2s;" for each in ports)
     user = "user root;" if os.geteuid() == 0 else ""
-    config.write_text(CONFIG.format(user=user, folder=folder, servers=servers, port=port), encoding="utf-8")
+    with _running(CONFIG.format(user=user, folder=folder, servers=servers, port=port), port, folder) as url:
+        yield url
+
+
+@contextmanager
+def gateway(ports: Mapping[str, int], weights: Mapping[str, int], folder: Path) -> Iterator[str]:
+    """Run nginx by the gateway's own file and yield its URL: only addresses, paths and weights are others.
+
+    `ports` and `weights` name `ingest-raw` and `ingest-orm`. Raises ValueError if the file has not the lines that
+    it takes them to have, and FileNotFoundError as `before` does.
+    """
+    port = free_port()
+    changes = [(r"listen 8080;", f"listen 127.0.0.1:{port};"), (r"/tmp/", f"{folder}/")]  # noqa: S108 - the file's own
+    for name, own in ports.items():
+        changes.append((rf"server {name}:\d+ weight=1 ", f"server 127.0.0.1:{own} weight={weights[name]} "))
+    text = GATEWAY.read_text(encoding="utf-8")
+    for pattern, replacement in changes:
+        text, count = re.subn(pattern, replacement, text)
+        if count == 0:
+            raise ValueError(f"{GATEWAY} has no line like {pattern!r}")
+    # As the service's command line has it; who is root here keeps reading the test's folder.
+    head = "daemon off;" + (" user root;" if os.geteuid() == 0 else "")
+    with _running(f"{head}\n{text}", port, folder) as url:
+        yield url
+
+
+@contextmanager
+def _running(config: str, port: int, folder: Path) -> Iterator[str]:
+    if not BINARY.exists():
+        raise FileNotFoundError(f"{BINARY} is missing: `dev/setup.sh test` puts it there")
+    path = folder / "nginx.conf"
+    path.write_text(config, encoding="utf-8")
     with (folder / "nginx.log").open("wb") as log:
-        process = subprocess.Popen([BINARY, "-e", "stderr", "-p", folder, "-c", config], stdout=log, stderr=log)
+        process = subprocess.Popen([BINARY, "-e", "stderr", "-p", folder, "-c", path], stdout=log, stderr=log)
         try:
             wait_for(lambda: _listens(port) or process.poll() is not None, "nginx listens")
             if process.poll() is not None:
