@@ -20,7 +20,7 @@ COPY bridge_ws bridge_ws
 COPY loadtest loadtest
 # Without an index and without isolation: the build back end is one of the pinned packages, and goes again afterwards.
 RUN /opt/latido/bin/pip install --no-cache-dir --disable-pip-version-check --no-index --no-deps --no-build-isolation . \
- && /opt/latido/bin/pip uninstall --yes --quiet hatchling pip \
+ && /opt/latido/bin/pip uninstall --yes --quiet hatchling setuptools pip \
  && /opt/latido/bin/python3 -m compileall -q /opt/latido
 
 FROM ${BASE}
@@ -33,6 +33,9 @@ RUN groupadd --gid 10001 latido \
  && useradd --uid 10001 --gid 10001 --no-create-home --home-dir /var/lib/latido --shell /usr/sbin/nologin latido \
  && install --directory --owner=10001 --group=10001 --mode=0700 /var/lib/latido
 COPY --from=build /opt/latido /opt/latido
+# The kernel modules' sources, for who builds them for a node's kernel (kubernetes/components/kmod).
+COPY kmod/Kbuild kmod/LICENSE kmod/*.c kmod/*.h /usr/src/latido/
+COPY kmod/probes /usr/src/latido/probes
 ENV PATH=/opt/latido/bin:$PATH \
     PYTHONDONTWRITEBYTECODE=1 \
     PYTHONUNBUFFERED=1

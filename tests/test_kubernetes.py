@@ -345,3 +345,35 @@ def test_the_clusters_prometheus_reads_every_rule(tree: Path) -> None:
         if each["kind"] == "ConfigMap" and each["metadata"]["name"].startswith("prometheus-rules")
     ]
     assert {path.name for path in (ROOT / "prometheus" / "rules").glob("*.yml")} == rules["data"].keys()
+
+
+def test_the_operator_builds_the_modules_of_this_version(tree: Path) -> None:
+    """The Module, its dockerfile and the exporters' nodes name one another, and the three modules that kmod/ makes."""
+    objects = render(tree, "components/kmod")
+    (module,) = [each for each in objects if each["kind"] == "Module"]
+    place, container = module["metadata"]["namespace"], module["spec"]["moduleLoader"]["container"]
+    modprobe, (mapping,) = container["modprobe"], container["kernelMappings"]
+    made = re.findall(r"(\w+)\.o", next(line for line in _kbuild() if line.startswith("obj-m")))
+    assert sorted(made) == sorted(modprobe["modulesLoadingOrder"])
+    assert modprobe["moduleName"] == modprobe["modulesLoadingOrder"][0]
+    (image,) = {
+        container["image"] for _, name, _, spec in pods(objects) for container in containers(spec) if name == "bridge"
+    }
+    version = image.rpartition(":")[2]
+    arguments = {each["name"]: each["value"] for each in mapping["build"]["buildArgs"]}
+    assert f":{version}-" in mapping["containerImage"]
+    assert arguments["LATIDO"].endswith(f"/latido:{version}")
+    (dockerfile,) = [
+        each["data"]["dockerfile"]
+        for each in objects
+        if each["kind"] == "ConfigMap"
+        and each["metadata"]["namespace"] == place
+        and each["metadata"]["name"] == mapping["build"]["dockerfileConfigMap"]["name"]
+    ]
+    assert {*arguments, "KERNEL_FULL_VERSION"} <= set(re.findall(r"^ARG (\w+)", dockerfile, re.MULTILINE))
+    (selector,) = [spec["nodeSelector"] for _, name, _, spec in pods(objects) if name == "exporter"]
+    assert "" == selector[f"kmm.node.kubernetes.io/{place}.{module['metadata']['name']}.ready"]
+
+
+def _kbuild() -> list[str]:
+    return (ROOT / "kmod" / "Kbuild").read_text().splitlines()
