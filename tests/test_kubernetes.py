@@ -347,6 +347,27 @@ def test_the_clusters_prometheus_reads_every_rule(tree: Path) -> None:
     assert {path.name for path in (ROOT / "prometheus" / "rules").glob("*.yml")} == rules["data"].keys()
 
 
+def test_cloud_runs_bridge_is_the_clusters(tree: Path) -> None:
+    """The manifest for Cloud Run: valid, of known settings, and in what matters as the Deployment is."""
+    service = yaml.safe_load((KUBERNETES / "components" / "cloudrun" / "service.yaml").read_text())
+    schema = SCHEMAS[f"{service['apiVersion']} {service['kind']}"]
+    jsonschema.validate(service["spec"], schema, cls=jsonschema.Draft202012Validator)
+    (run,) = service["spec"]["template"]["spec"]["containers"]
+    assert {variable["name"] for variable in run["env"]} <= set(re.findall(r"[A-Z_]+", help_of(tuple(run["args"]))))
+    (cluster,) = next(spec for _, name, _, spec in pods(render(tree, "overlays/production")) if name == "bridge")[
+        "containers"
+    ]
+    assert cluster["image"].rpartition(":")[2] == run["image"].rpartition(":")[2]
+    assert cluster["args"] == run["args"]
+    assert cluster["resources"]["limits"]["memory"] == run["resources"]["limits"]["memory"]
+    assert [PORTS["bridge"]] == [port["containerPort"] for port in run["ports"]]
+    for probe in ("startupProbe", "livenessProbe"):
+        assert {"path": cluster[probe]["httpGet"]["path"], "port": PORTS["bridge"]} == run[probe]["httpGet"]
+    kept = {volume["name"]: volume["secret"] for volume in service["spec"]["template"]["spec"]["volumes"]}
+    files = {f"{mount['mountPath']}/{kept[mount['name']]['items'][0]['path']}" for mount in run["volumeMounts"]}
+    assert {variable["value"] for variable in run["env"] if variable["name"].endswith("_FILE")} == files
+
+
 def test_the_operator_builds_the_modules_of_this_version(tree: Path) -> None:
     """The Module, its dockerfile and the exporters' nodes name one another, and the three modules that kmod/ makes."""
     objects = render(tree, "components/kmod")
