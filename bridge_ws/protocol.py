@@ -448,7 +448,7 @@ def parse_query(query: str, visible: frozenset[str] | None = None) -> Query:
         message = msgspec.convert(
             {"type": "subscribe", "feeds": _words(fields.get("feeds")), "hosts": _words(fields.get("hosts"))}, Subscribe
         )
-    except msgspec.ValidationError as error:
+    except (msgspec.ValidationError, UnicodeError) as error:  # bytes of a query that are no text become surrogates
         raise ProtocolError(ErrorCode.MALFORMED, f"in the query: {error}") from None
     subscription = Subscription(dict.fromkeys(Feed, HostSet()), visible).changed(message)
     tokens = fields.get("resume", [])
