@@ -1,6 +1,6 @@
 # The commands of this repository; `make help` lists them.
 .DEFAULT_GOAL := help
-.PHONY: help up status latido test faults fuzz drill check format manifests requirements modules page bench loadtest clean
+.PHONY: help up status latido test faults soak fuzz drill check format manifests requirements modules page bench loadtest clean
 PY := .venv/bin/python
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 # Moves a part of `make up` elsewhere: make up EXPORTER_PORT=20110
@@ -43,6 +43,9 @@ loadtest: ## load both APIs in turn on a private stack, and say by objectives an
 
 faults: ## kill, cut, freeze and fill everything for 10 minutes, then count every sample: make faults ARGS='--seed 7'
 	@$(PY) -m tests.faults $(ARGS)
+
+soak: ## nothing but time, at ten times the normal rate, for 20 minutes: make soak ARGS='--minutes 5'
+	@$(PY) -m tests.faults.soak $(ARGS)
 
 fuzz: ## feed every parser of what others wrote with broken input, three minutes each: make fuzz ARGS='--seconds 20'
 	@$(PY) -m tests.fuzz $(ARGS)

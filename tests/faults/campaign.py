@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 from dev.mariadb import MariadbError
 from dev.program import Program
@@ -32,6 +32,8 @@ CALM_SECONDS: Final = 20.0
 SETTLE_SECONDS: Final = 300.0
 """Longest pause of a delivery (30 s), then what has waited at the backlog's rate."""
 WATCH_SECONDS: Final = 1.0
+_STAGES: Final = "latido_ingest_stage_seconds_sum"
+_PUSHES: Final = 'latido_ingest_stage_seconds_count{stage="decode"}'
 
 Say = Callable[[str], None]
 
@@ -64,6 +66,17 @@ class Outcome:
         }
 
 
+class Look(NamedTuple):
+    """What a program took at a moment (seconds from the beginning): bytes, descriptors, and an API its work so far."""
+
+    at: float
+    resident: int
+    descriptors: int
+    stage_seconds: float
+    """That its pushes and transactions have taken together, in all stages."""
+    pushes: float
+
+
 @dataclass
 class _Watched:
     """What a watcher knows of one program."""
@@ -72,6 +85,7 @@ class _Watched:
     counters: dict[str, float] = field(default_factory=dict)
     resident: int = 0
     descriptors: int = 0
+    looks: list[Look] = field(default_factory=list)
     late: int = 0
     failed: Counter[int] = field(default_factory=Counter)
 
@@ -87,15 +101,25 @@ class Campaign:
         self._called_off = threading.Event()
         self._violations: list[str] = []
         self._watched: dict[str, _Watched] = {}
+        self._began = time.monotonic()
 
-    def run(self, plan: Plan | None = None) -> Outcome:
-        """Run to the end and return what was found. Raises what keeps the stack from starting."""
+    def looks(self) -> dict[str, list[Look]]:
+        """Return what was seen of each program, once a second, without those that were struck just then."""
+        return {name: watched.looks for name, watched in self._watched.items()}
+
+    def run(self, plan: Plan | None = None, begun: Callable[[int], None] | None = None) -> Outcome:
+        """Run to the end and return what was found. Raises what keeps the stack from starting.
+
+        `begun` is told the port of the plan's bridge once everything answers.
+        """
         stack = Stack(self._folder, self._outcome.seed, plan or Plan())
         # The pool's threads start programs, which end with them: it is shut down after the stack.
         with ThreadPoolExecutor(32, thread_name_prefix="fault") as pool:
             try:
                 stack.start()
                 self._watched = {name: _Watched() for name in stack.programs()}
+                if begun is not None:
+                    begun(stack.bridges["bridge"].port)
                 watchers = [pool.submit(self._watch, stack, name) for name in self._watched]
                 self._strike_all(stack, pool)
                 self._settle(stack)
@@ -201,6 +225,9 @@ class Campaign:
         except OSError:
             return  # it was killed just now
         watched.resident, watched.descriptors = max(watched.resident, resident), max(watched.descriptors, descriptors)
+        seconds = sum(value for series, value in watched.counters.items() if series.startswith(_STAGES))
+        pushes = watched.counters.get(_PUSHES, 0.0)
+        watched.looks.append(Look(time.monotonic() - self._began, resident, descriptors, seconds, pushes))
         bound = RESIDENT_BYTES["ingest" if name in {"raw", "orm"} else "exporter"]
         if resident > bound:
             self._violated(f"{name} takes {resident >> 20} MiB; expected at most {bound >> 20}")

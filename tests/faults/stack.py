@@ -96,6 +96,8 @@ class Plan:
     apis: tuple[str, ...] = APIS
     hosts: tuple[str, ...] = HOSTS
     interval: str = "500ms"
+    bridge: bool = False
+    """Whether a bridge runs beside it, over the database itself."""
     plants: Mapping[str, str] = field(default_factory=dict)
     """A program's name to the defect that it is started with."""
 
@@ -114,6 +116,7 @@ class Stack:
         self.database = Mariadb(folder / "mariadb", options=("--innodb-buffer-pool-size=128M",))
         self.apis: dict[str, Program] = {}
         self.exporters: dict[str, Exporter] = {}
+        self.bridges: dict[str, Program] = {}
         self.links: dict[str, Link] = {}
         self.disk: Path | None = None
         self._seed = seed
@@ -140,6 +143,9 @@ class Stack:
                 launcher=self._launcher(name),
             )
             self.apis[name] = program.start(ready="")
+        if self.plan.bridge:
+            program = Program(("bridge",), (), {"LATIDO_DB_DSN": self.dsn}, free_port())
+            self.bridges["bridge"] = program.start(ready="")
         if "b" in self.plan.hosts:
             self.disk = _mount(self.folder / "disk")
         for number, name in enumerate(self.plan.hosts):
@@ -153,7 +159,8 @@ class Stack:
 
     def programs(self) -> dict[str, Program]:
         """Return every program of ours by its name."""
-        return {**self.apis, **{name: exporter.program for name, exporter in self.exporters.items()}}
+        exporters = {name: exporter.program for name, exporter in self.exporters.items()}
+        return {**self.apis, **exporters, **self.bridges}
 
     def _exporter(self, name: str, seed: int) -> Exporter:
         place = self.folder / name
@@ -364,7 +371,7 @@ class Stack:
     def stop(self) -> dict[str, int]:
         """End every program of ours by SIGTERM, the exporters first; return their exit statuses."""
         exporters = {name: exporter.program.stop() for name, exporter in self.exporters.items()}
-        return exporters | {name: program.stop() for name, program in self.apis.items()}
+        return exporters | {name: program.stop() for name, program in {**self.apis, **self.bridges}.items()}
 
     def close(self) -> None:
         """End whatever still runs, and unmount the disk."""
