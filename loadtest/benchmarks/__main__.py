@@ -11,7 +11,7 @@ from typing import Final
 
 from loadtest.benchmarks.measure import Result
 
-NAMES: Final = ("encode", "exits", "fanout", "growth", "ingest", "kmod", "latency", "rows", "scrape")
+NAMES: Final = ("encode", "exits", "fanout", "growth", "ingest", "kmod", "latency", "page", "rows", "scrape")
 
 
 def main() -> int:
