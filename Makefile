@@ -1,6 +1,6 @@
 # The commands of this repository; `make help` lists them.
 .DEFAULT_GOAL := help
-.PHONY: help up status latido test faults soak fuzz drill check format manifests requirements modules page bench loadtest clean
+.PHONY: help up status latido test faults soak fuzz drill check format manifests requirements modules page bench loadtest stress clean
 PY := .venv/bin/python
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 # Moves a part of `make up` elsewhere: make up EXPORTER_PORT=20110
@@ -40,6 +40,10 @@ DURATION ?= 5m
 loadtest: ## load both APIs in turn on a private stack, and say by objectives and counts how it was: make loadtest DURATION=2m ARGS='--hosts=100'
 	@dev/setup.sh up
 	@$(PY) -m dev.loadtest --duration=$(DURATION) $(ARGS)
+
+stress: ## load this machine (CPU, memory, forks, I/O) and see it in the metrics: make stress ARGS='--kind=cpu --duration=30s'
+	@dev/setup.sh up
+	@$(PY) -m latido loadtest stress $(ARGS)
 
 faults: ## kill, cut, freeze and fill everything for 10 minutes, then count every sample: make faults ARGS='--seed 7'
 	@$(PY) -m tests.faults $(ARGS)

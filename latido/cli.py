@@ -46,6 +46,9 @@ COMMANDS: Final[dict[str, Command]] = {
         "loadtest.run:main", "loadtest", "load the ingest APIs as a fleet would, and count every sample after"
     ),
     "loadtest report": Command("loadtest.report:main", "loadtest", "draw a load test's results as one HTML file"),
+    "loadtest stress": Command(
+        "loadtest.stress.program:main", "loadtest", "load this machine for a while and see it arrive in its metrics"
+    ),
     "status": Command("latido.status:main", "ingest", "each program's health, sample ages, spool depth, rows stored"),
 }
 

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 LATIDO = str(Path(sys.executable).parent / "latido")
-COMMANDS = ("record", "loadtest run", "loadtest report")
+COMMANDS = ("record", "loadtest run", "loadtest report", "loadtest stress")
 EVERYWHERE = {"--help", "--version", "--config.file", "--log.level", "--log.format"}
-OTHERS = {"--push.url"}
-"""Of other commands."""
+OTHERS = {"--push.url", "--rm", "--cpu", "--vm", "--vm-bytes", "--timeout"}
+"""Of other commands: the exporter's, Docker's, stress's."""
 
 
 @pytest.fixture
