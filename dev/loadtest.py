@@ -72,14 +72,11 @@ def run(arguments: list[str]) -> int:
             apis[api].start()
         flags = [f"--{name}.url={api.url}" for name, api in apis.items()]
         flags += [f"--program=mariadb={database.pid}", f"--output={OUTPUT}", *arguments]
-        process = subprocess.Popen([latido, "loadtest", "run", *flags], env=programs)
-        # Ctrl-C reaches it too: it says how far it came, and then the stack ends.
-        before = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, signal.SIGTERM)}
-        try:
+        with subprocess.Popen([latido, "loadtest", "run", *flags], env=programs) as process:
+            # Ctrl-C reaches it too, SIGTERM only us: it says how far it came, and then the stack ends.
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
+            signal.signal(signal.SIGTERM, lambda *_: process.terminate())
             return process.wait()
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
 
 
 if __name__ == "__main__":
