@@ -398,3 +398,28 @@ def test_the_operator_builds_the_modules_of_this_version(tree: Path) -> None:
 
 def _kbuild() -> list[str]:
     return (ROOT / "kmod" / "Kbuild").read_text().splitlines()
+
+
+def test_the_live_page_has_one_name_and_the_certificate_for_it(tree: Path) -> None:
+    """The Certificate, both listeners, both routes and the origin that the bridge lets in are of the same name."""
+    objects = render(tree, "components/cert-manager")
+    found = {(each["kind"], each["metadata"]["name"]): each["spec"] for each in objects if "spec" in each}
+    certificate, gateway = found["Certificate", "live"], found["Gateway", "live"]
+    (name,) = certificate["dnsNames"]
+    assert [name, name] == [listener["hostname"] for listener in gateway["listeners"]]
+    (secure,) = [listener for listener in gateway["listeners"] if listener["protocol"] == "HTTPS"]
+    assert [certificate["secretName"]] == [each["name"] for each in secure["tls"]["certificateRefs"]]
+    assert ("Issuer", certificate["issuerRef"]["name"]) in found
+    sections = {}
+    for route in ("live", "live-to-https"):
+        spec = found["HTTPRoute", route]
+        assert [name] == spec["hostnames"]
+        (parent,) = spec["parentRefs"]
+        sections[route] = parent["sectionName"]
+    assert {"live": secure["name"], "live-to-https": "http"} == sections
+    (bridge,) = [
+        container for _, _, _, spec in pods(objects) for container in containers(spec) if container["name"] == "bridge"
+    ]
+    environ = {variable["name"]: variable.get("value") for variable in bridge["env"]}
+    assert f"https://{name}" == environ["LATIDO_WEB_ORIGINS"]
+    assert "LATIDO_AUTH_TOKEN_FILE" in environ
