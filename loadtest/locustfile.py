@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import time
 from typing import Any, Final
 
@@ -17,6 +18,8 @@ from loadtest.users import RUN
 TURN: Final = "latido-turn"
 """The message by which the one who counts the hosts tells everybody whose turn it is."""
 FLUSH_SECONDS: Final = 1.0
+_MASTER: list[bool] = []
+"""Holds something in the process that has no users."""
 # Workers tell the master of their users; the default of three seconds is longer than a slice can be.
 runners.WORKER_REPORT_INTERVAL = 1.0
 
@@ -100,6 +103,7 @@ def _start(environment: Environment, **_: Any) -> None:  # noqa: ANN401 - what L
 
     runner.register_message(TURN, turn)
     if isinstance(runner, runners.MasterRunner):
+        _MASTER.append(True)
         return
     gevent.spawn(_write)
 
@@ -107,11 +111,14 @@ def _start(environment: Environment, **_: Any) -> None:  # noqa: ANN401 - what L
 @events.test_start.add_listener
 def _begin(environment: Environment, **_: Any) -> None:  # noqa: ANN401, ARG001 - what Locust gives
     RUN.began = time.time()
+    # Locust's own handler (by gevent) does not get it here, and SIGTERM would end it without a word of its samples.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
-@events.quitting.add_listener
-def _finish(environment: Environment, **_: Any) -> None:  # noqa: ANN401 - what Locust gives beside it
-    if not isinstance(environment.runner, runners.MasterRunner):
+@events.quit.add_listener
+def _finish(**_: Any) -> None:  # noqa: ANN401 - what Locust gives
+    # Users have stopped by now, and with them the last request.
+    if not _MASTER:
         _flush()
         name = f"ledger-{_me()}.json"
         (RUN.folder / f"{name}.part").write_bytes(RUN.ledger())

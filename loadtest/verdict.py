@@ -44,8 +44,9 @@ class Broken(Struct, frozen=True):
 
     def __str__(self) -> str:
         """Return it in words."""
-        found = "nothing was measured" if self.value is None else f"{self.value:.4g}"
-        return f"{self.api}: {self.objective} is {found}, above {self.bound:g}"
+        if self.value is None:
+            return f"{self.api}: nothing was measured of {self.objective}"
+        return f"{self.api}: {self.objective} is {self.value:.4g}, above {self.bound:g}"
 
 
 class Turn(Struct, frozen=True):

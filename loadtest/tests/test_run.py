@@ -168,7 +168,7 @@ def stand_alone(folder: Path, results: Results) -> None:
 
 def test_a_row_that_goes_missing_makes_the_run_red(clean: Stack, tmp_path: Path, objectives: str) -> None:
     process = clean.run(tmp_path, *QUICK, "--api=raw", objectives)
-    wait_for(lambda: clean.holds()["cpu"], "a sample is stored")
+    wait_for(lambda: clean.holds()["cpu"], "a sample is stored", 60)
     (host, seq), *_ = clean.query("SELECT host_id, seq FROM cpu ORDER BY received_at LIMIT 1")
     clean.query(f"DELETE FROM cpu WHERE host_id = {host} AND seq = {seq}")  # noqa: S608 - numbers
     status, printed, results = ended(process, tmp_path)
@@ -178,6 +178,19 @@ def test_a_row_that_goes_missing_makes_the_run_red(clean: Stack, tmp_path: Path,
     assert results.counts is not None
     assert 1 == results.counts.different
     assert results.counts.acknowledged["cpu"] - 1 == results.counts.stored["cpu"]
+
+
+def test_a_run_that_is_stopped_is_red_and_counts_all_the_same(clean: Stack, tmp_path: Path, objectives: str) -> None:
+    flags = (*QUICK[:1], "--duration=10m", "--hosts=4", "--spawn-rate=50", "--workers=2", objectives)
+    process = clean.run(tmp_path, *flags)
+    wait_for(lambda: clean.holds()["cpu"], "a sample is stored", 60)
+    process.terminate()
+    status, printed, results = ended(process, tmp_path)
+    assert 1 == status
+    assert "RED: it was stopped early" in printed
+    assert ["it was stopped early"] == results.faults
+    assert results.counts is not None
+    assert results.counts.equal
 
 
 def test_a_slowed_api_is_red_and_the_objective_is_named(clean: Stack, tmp_path: Path) -> None:
