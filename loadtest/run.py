@@ -236,8 +236,9 @@ def _plan(given: RunSettings, objectives: Objectives) -> Plan:
     apis = [Api("raw", given.raw_url), Api("orm", given.orm_url)]
     apis = [api for api in apis if given.api in {api.name, "both"}]
     width = min(given.slice, given.duration)
-    if len(apis) > 1 and given.shape != "search":
-        width = shapes.slices_of(given.slice, given.duration)
+    if given.shape != "search":
+        # One API alone takes no turns.
+        width = shapes.slices_of(given.slice, given.duration) if len(apis) > 1 else given.duration
     settle = min(SETTLE_SECONDS, width / LEAST_SLICES)
     try:
         recording.decode(given.recording.read_bytes())

@@ -181,7 +181,7 @@ def test_a_row_that_goes_missing_makes_the_run_red(clean: Stack, tmp_path: Path,
 
 
 def test_a_run_that_is_stopped_is_red_and_counts_all_the_same(clean: Stack, tmp_path: Path, objectives: str) -> None:
-    flags = (*QUICK[:1], "--duration=10m", "--hosts=4", "--spawn-rate=50", "--workers=2", objectives)
+    flags = ("--push.interval=500ms", "--duration=10m", "--hosts=4", "--spawn-rate=50", "--workers=2", objectives)
     process = clean.run(tmp_path, *flags)
     wait_for(lambda: clean.holds()["cpu"], "a sample is stored", 60)
     process.terminate()
@@ -208,8 +208,9 @@ def test_a_slowed_api_is_red_and_the_objective_is_named(clean: Stack, tmp_path: 
 def test_a_search_raises_the_load_and_reports_a_knee_of_each(clean: Stack, tmp_path: Path) -> None:
     file = tmp_path / "objectives.yaml"
     file.write_text("latency_p95_ms: 100000\n")
-    flags = ("--shape=search", "--search.first=2", "--search.growth=2", f"--objectives={file}", "--duration=60s")
-    status, printed, results = clean.finished(tmp_path, *QUICK[:1], *QUICK[2:3], "--hosts=4", *flags)
+    levels = ("--shape=search", "--search.first=2", "--search.growth=2", "--hosts=4", "--slice=2s", "--duration=2m")
+    flags = (*levels, "--push.interval=500ms", f"--objectives={file}")
+    status, printed, results = clean.finished(tmp_path, *flags)
     assert (0, True) == (status, results.green), printed
     assert [("raw", 2), ("orm", 2), ("raw", 4), ("orm", 4)] == [(one.api, one.hosts) for one in results.stages]
     assert [("raw", 4, None), ("orm", 4, None)] == [(one.api, one.held, one.broke) for one in results.knees]
