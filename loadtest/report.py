@@ -47,9 +47,9 @@ _METHOD: Final = (
     f"anew {RESAMPLES:,} times. One that does not hold 1 is a difference."
 )
 _SEARCH: Final = (
-    "The number of hosts was raised until the p95 objective or that of errors broke; both APIs had each in turn. The "
-    "knee lies between the last number that held and the first that did not, where p95 crosses the objective on a "
-    "logarithmic scale."
+    "The number of hosts was raised until the p95 objective or that of errors broke, twice in a row; both APIs had "
+    "each in turn. The knee lies between the last number that held and the first that did not, where p95 crosses the "
+    "objective on a logarithmic scale."
 )
 _FIGURES: Final = {
     "p50_ms": "latency p50, ms",

@@ -84,6 +84,7 @@ class Search:
         self._growth = growth
         self._objective = objective
         self._turn = 0
+        self._doubted = False
         self.hosts = first
         self.stages: list[Stage] = []
 
@@ -103,11 +104,18 @@ class Search:
         return self._left[self._turn]
 
     def judge(self, requests: int, p95_ms: float | None, error_ratio: float) -> Stage:
-        """Say what the slice found, and go on to the next."""
+        """Say what the slice found, and go on to the next.
+
+        A level that broke is tried again at once, and has broken for good if it does so twice: a machine has hiccups.
+        """
         within = p95_ms is not None and p95_ms <= self._objective.latency_p95_ms
         held = within and error_ratio <= self._objective.error_ratio
         stage = Stage(self.number, self.api, self.hosts, requests, p95_ms, error_ratio, held)
         self.stages.append(stage)
+        if not held and not self._doubted:
+            self._doubted = True
+            return stage
+        self._doubted = False
         if held:
             self._turn += 1
         else:
@@ -124,7 +132,8 @@ def knees(stages: Sequence[Stage], objective_ms: float) -> list[Knee]:
     """Return each API's knee, in the order in which they first had a slice."""
     found = []
     for api in dict.fromkeys(stage.api for stage in stages):
-        own = [stage for stage in stages if stage.api == api]
+        # Of a level that was tried twice the second time counts.
+        own = list({stage.hosts: stage for stage in stages if stage.api == api}.values())
         good = [stage for stage in own if stage.held]
         bad = next((stage for stage in own if not stage.held), None)
         last = good[-1] if good else None

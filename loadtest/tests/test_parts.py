@@ -99,7 +99,18 @@ def test_a_search_ends_where_it_is_told_to_and_says_that_nothing_broke() -> None
 def test_a_level_breaks_by_time_by_errors_and_by_silence(requests: int, p95: float | None, errors: float) -> None:
     search = Search(("raw",), 20, 100, 1.25, Objective(200, 0.001))
     assert not search.judge(requests, p95, errors).held
+    assert not search.over, "it is tried again"
+    assert not search.judge(requests, p95, errors).held
     assert search.over
+    assert [Knee("raw", 0, 20, 0.0)] == shapes.knees(search.stages, 200)
+
+
+def test_a_level_that_holds_when_it_is_tried_again_has_held() -> None:
+    search = Search(("raw",), 20, 100, 1.25, Objective(200, 0.001))
+    search.judge(9, 900.0, 0.0)
+    search.judge(9, 100.0, 0.0)
+    assert (25, False) == (search.hosts, search.over)
+    assert [Knee("raw", 20, None, 20.0)] == shapes.knees(search.stages, 200)
 
 
 def test_hosts_are_cut_off_in_turn() -> None:
