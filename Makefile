@@ -1,6 +1,7 @@
 # The commands of this repository; `make help` lists them.
 .DEFAULT_GOAL := help
-.PHONY: help up status latido test faults soak fuzz drill check format manifests requirements modules page bench loadtest stress clean
+.PHONY: help up status latido test faults soak fuzz drill containers compose-up check format manifests requirements modules page bench \
+  loadtest stress clean
 PY := .venv/bin/python
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 # Moves a part of `make up` elsewhere: make up EXPORTER_PORT=20110
@@ -57,6 +58,14 @@ fuzz: ## feed every parser of what others wrote with broken input, three minutes
 drill: ## break a running stack and see every alert, panel and rule answer, in a real Prometheus and MariaDB (four minutes)
 	@dev/setup.sh test
 	@LATIDO_DRILL=1 $(PY) -m pytest -q grafana/tests/test_dashboard_queries.py
+
+containers: ## build the image and run compose.yaml and the Deployments as containers (root, podman, a quarter of an hour)
+	@dev/setup.sh containers
+	@LATIDO_CONTAINERS=1 $(PY) -m pytest -q tests/containers $(ARGS)
+
+COMPOSE ?= docker compose
+compose-up: ## run everything as containers, Grafana too, until Ctrl-C (Docker)
+	@$(COMPOSE) up --build $(ARGS)
 
 page: ## build the bridge's page into bridge_ws/web/dist (needs Node), after a change of its sources
 	@$(PY) -m dev.page

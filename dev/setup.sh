@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
-# Brings a checkout to where it can run (`setup.sh up`) or test itself (`setup.sh test`): system packages where root or
-# sudo allows, a virtual environment with the pinned and hashed requirements, Debian's Prometheus unpacked into .run/.
-# Says what it does, does nothing twice, starts nothing, and names what is missing where it may not install.
+# Brings a checkout to where it can run (`setup.sh up`), test itself (`setup.sh test`) or run what is deployed as
+# containers (`setup.sh containers`): system packages where root or sudo allows, a virtual environment with the pinned and
+# hashed requirements, Debian's Prometheus unpacked into .run/. Says what it does, does nothing twice, starts nothing, and
+# names what is missing where it may not install.
 set -euo pipefail
-purpose=${1:?usage: setup.sh up|test}
+purpose=${1:?usage: setup.sh up|test|containers}
 cd "$(dirname "$0")/.."
 mkdir -p .run/tools
 exec 9>.run/setup.lock
@@ -33,6 +34,17 @@ if [[ $purpose == test ]]; then
     xz:xz-utils
     # The page is tested in a real browser.
     chromium:chromium
+  )
+fi
+if [[ $purpose == containers ]]; then
+  wanted+=(
+    podman:podman
+    runc:runc
+    iptables:iptables
+    debootstrap:debootstrap
+    /usr/lib/podman/netavark:netavark
+    /usr/lib/podman/aardvark-dns:aardvark-dns
+    catatonit:catatonit
   )
 fi
 
