@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import pymysql
 import pytest
@@ -28,6 +29,8 @@ from tests.senders import SENDERS, Senders, apis_by_seq
 PORTS = {"exporter": 10110, "ingest-raw": 10111, "ingest-orm": 10112, "bridge": 10113}
 STAYING = ("mysql", "retain", *PORTS, "gateway", "prometheus")
 """The services that run for ever."""
+ROOM = 32 << 20
+"""Bytes between what a service uses and the limit that it is given, to be exceeded."""
 LOAD = 300
 """Posts that are answered before an API is told to end."""
 
@@ -95,6 +98,36 @@ def test_being_killed_costs_nothing(stack: Stack, name: str) -> None:
     before = stack.pid(name)
     os.kill(before, signal.SIGKILL)
     wait_for(lambda: stack.pid(name) not in {0, before}, f"{name} is started again", 60)
+    wait_up(stack, name)
+
+
+def memory_limit(pid: int) -> tuple[Path, Path]:
+    """Return the files of what a process's memory cgroup uses and may use, of either version of cgroups."""
+    found = [line.split(":", 2) for line in Path(f"/proc/{pid}/cgroup").read_text().splitlines()]
+    for _, controllers, path in found:
+        if "memory" in controllers.split(","):
+            folder = Path(f"/sys/fs/cgroup/memory{path}")
+            return folder / "memory.usage_in_bytes", folder / "memory.limit_in_bytes"
+    ((_, _, path),) = [each for each in found if each[0] == "0"]
+    return Path(f"/sys/fs/cgroup{path}/memory.current"), Path(f"/sys/fs/cgroup{path}/memory.max")
+
+
+def out_of_memory_kills() -> int:
+    """Return how many processes this kernel has killed for memory since boot: /proc/vmstat."""
+    return int(dict(line.split() for line in Path("/proc/vmstat").read_text().splitlines())["oom_kill"])
+
+
+@pytest.mark.parametrize("name", ["mysql", *PORTS])
+def test_the_kernels_kill_for_memory_costs_nothing(stack: Stack, name: str) -> None:
+    """Its cgroup gets a limit, another process in it takes more than there is, and the kernel is told whom to kill."""
+    before, kills = stack.pid(name), out_of_memory_kills()
+    usage, limit = memory_limit(before)
+    limit.write_text(str(int(usage.read_text()) + ROOM))
+    Path(f"/proc/{before}/oom_score_adj").write_text("1000")
+    hog = f"held = b'x' * {8 * ROOM}"
+    assert stack.podman.status("exec", stack.container(name), "python3", "-c", hog).returncode != 0
+    wait_for(lambda: stack.pid(name) not in {0, before}, f"{name} is started again", 60)
+    assert out_of_memory_kills() > kills
     wait_up(stack, name)
 
 
