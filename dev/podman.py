@@ -91,6 +91,7 @@ class Podman:
         networks = ("--network-config-dir", self.folder / "networks")
         return subprocess.run(
             ["podman", *own, *networks, *arguments],
+            cwd=self.folder,  # what watches a container leaves a file `oom` where it was started
             env={**os.environ, "CONTAINERS_CONF": str(settings)},
             stdin=subprocess.DEVNULL,
             capture_output=True,
