@@ -385,7 +385,7 @@ def _results(given: RunSettings, made: Plan, objectives: Objectives, seen: Seen)
     if seen.turns and not search:
         # Hosts that all begin at once send all their keyframes at once, which no fleet does.
         ends[seen.turns[0].number] += min(made.interval + made.hosts / made.spawn_rate, made.slice / 2)
-    live = [line for line in lines if line.kind == "push" and line.second >= ends.get(line.phase, 0.0)]
+    live = [line for line in lines if line.kind == "push" and line.second + 1 > ends.get(line.phase, 0.0)]
     seconds = {api.name: max(1.0, len({line.second for line in live if line.api == api.name})) for api in made.apis}
     apis = {name: summarise((line for line in live if line.api == name), width) for name, width in seconds.items()}
     names = sorted({(line.kind, line.api, line.name) for line in lines})
