@@ -12,15 +12,16 @@ DOCKERFILE = ROOT / "kubernetes" / "components" / "kmod" / "dockerfile"
 TAG = "localhost/latido-kmod:test"
 
 
-def kernel() -> str:
-    """Return the version of the kernel that Debian 12's newest headers are for."""
-    shown = subprocess.run(["apt-cache", "depends", "linux-headers-amd64"], capture_output=True, text=True, check=True)
-    (name,) = [line.split()[-1] for line in shown.stdout.splitlines() if "Depends: linux-headers-" in line]
+def kernel(podman: Podman) -> str:
+    """Return the version of the kernel whose headers the base image's own package lists have as the newest."""
+    script = "apt-get update -qq >/dev/null && apt-cache depends linux-headers-amd64"
+    shown = podman.run("run", "--rm", "--network=host", BASE, "sh", "-c", script)
+    (name,) = [line.split()[-1] for line in shown.splitlines() if "Depends: linux-headers-" in line]
     return name.removeprefix("linux-headers-")
 
 
 def test_it_holds_the_three_modules_where_the_operator_looks(podman: Podman, tmp_path: Path) -> None:
-    version = kernel()
+    version = kernel(podman)
     shutil.copy(DOCKERFILE, tmp_path / "Dockerfile")
     arguments = {"LATIDO": IMAGE, "BASE": BASE, "KERNEL_FULL_VERSION": version}
     podman.build(TAG, tmp_path, arguments=arguments)
@@ -32,7 +33,7 @@ def test_it_holds_the_three_modules_where_the_operator_looks(podman: Podman, tmp
     assert " ".join(made) == listed.splitlines()[0]
     assert made == sorted(line.partition(":")[0] for line in listed.splitlines()[1:])
     copied = tmp_path / "modules"
-    container = podman.run("create", TAG)
+    container = podman.run("create", TAG, "true")
     podman.run("cp", f"{container}:{folder}/extra", copied)
     podman.run("rm", container)
     for path in sorted(copied.rglob("*.ko")):
