@@ -71,7 +71,8 @@ class Connection:
         """Connect and set the session up. Raises what is in `AWAY`."""
         context = ssl.create_default_context(cafile=dsn.ssl_ca) if dsn.ssl_ca is not None else None
         async with asyncio.timeout(2 * CONNECT_SECONDS):
-            # Not by connect_timeout: it is a wait_for, which in Python 3.11 drops a cancellation that comes with the end.
+            # Not by connect_timeout: that is a wait_for, which in Python 3.11 drops a cancellation that comes with the
+            # end of what it waits for.
             async with asyncio.timeout(CONNECT_SECONDS):
                 connection = await aiomysql.connect(
                     host=dsn.host,
