@@ -18,7 +18,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any, Final, cast
+from typing import Final, cast
 
 import gevent.ssl
 import msgspec
@@ -30,6 +30,7 @@ from latido import settings
 from loadtest import ledger, plan, recording, shapes, tally
 from loadtest.plan import Api, Plan
 from loadtest.replay import Host, Replay, Sample
+from loadtest.verify import connect
 
 BATCH_SAMPLES: Final = 20
 """In one request, as exporter.push.delivery has it. More than that waiting is a backlog."""
@@ -339,20 +340,7 @@ class ReaderUser(User):
 
     def _connected(self) -> pymysql.Connection[pymysql.cursors.Cursor]:
         if self._connection is None:
-            dsn = settings.dsn(RUN.plan.dsn or "")
-            tls: dict[str, Any] = {"ssl": {"ca": dsn.ssl_ca}} if dsn.ssl_ca else {}
-            self._connection = pymysql.connect(
-                host=dsn.host,
-                port=dsn.port,
-                user=dsn.user,
-                password=dsn.password,
-                database=dsn.database,
-                autocommit=True,
-                connect_timeout=int(TIMEOUT_SECONDS),
-                read_timeout=int(2 * TIMEOUT_SECONDS),
-                init_command="SET time_zone = '+00:00'",
-                **tls,
-            )
+            self._connection = connect(settings.dsn(RUN.plan.dsn or ""), read_timeout=int(2 * TIMEOUT_SECONDS))
         return self._connection
 
 

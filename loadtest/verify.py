@@ -12,6 +12,7 @@ from ingest.contract.wire import Feed
 from latido.settings import Dsn
 from loadtest.ledger import Account, HostLedger
 
+CONNECT_SECONDS: Final = 10
 SHOWN: Final = 5
 """Differences that are named; the rest is counted."""
 _TABLES: Final = {Feed.RAM: "ram", Feed.CPU: "cpu", Feed.PROCESOS: "procesos"}
@@ -36,8 +37,8 @@ class Counts(Struct, frozen=True):
         return not self.different
 
 
-def connect(dsn: Dsn) -> pymysql.Connection[pymysql.cursors.Cursor]:
-    """Return a connection that sees what is committed now. Raises pymysql.MySQLError."""
+def connect(dsn: Dsn, *, read_timeout: int | None = None) -> pymysql.Connection[pymysql.cursors.Cursor]:
+    """Return a connection that sees what is committed now; `read_timeout` is in seconds. Raises pymysql.MySQLError."""
     tls: dict[str, Any] = {"ssl": {"ca": dsn.ssl_ca}} if dsn.ssl_ca else {}
     return pymysql.connect(
         host=dsn.host,
@@ -46,7 +47,8 @@ def connect(dsn: Dsn) -> pymysql.Connection[pymysql.cursors.Cursor]:
         password=dsn.password,
         database=dsn.database,
         autocommit=True,
-        connect_timeout=10,
+        connect_timeout=CONNECT_SECONDS,
+        read_timeout=read_timeout,
         init_command="SET time_zone = '+00:00'",
         **tls,
     )
