@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import atexit
 import functools
+import gzip
 import json
 import re
 import shutil
@@ -18,6 +19,7 @@ from pathlib import Path
 from typing import Final
 
 import numpy as np
+import zstandard
 
 from bridge_ws import protocol
 from bridge_ws.protocol import ProtocolError
@@ -114,8 +116,9 @@ _OF_A_PROCESS: Final[dict[str, Callable[..., object]]] = {
 _NUMBERS: Final = (b"9" * 40, b"-1", b"18446744073709551616", b") S ", b"(", b"\0", b"1_0", b"\xd9\xa1", b"\n")
 
 
-def _kmod() -> Parser:
-    """Return the source itself over its three files, one of which is damaged."""
+@functools.cache
+def _kmod_folder() -> Path:
+    """Return a folder with what completes the modules' files, until this process ends."""
     folder = Path(tempfile.mkdtemp(prefix="latido-fuzz-"))
     atexit.register(shutil.rmtree, folder)
     shutil.copy(PROC / "meminfo", folder)
@@ -124,9 +127,15 @@ def _kmod() -> Parser:
         for row in np.fromfile(KMOD / "exits.bin", record.RECORD_DTYPE):
             file.seek(int(row["number"]) * record.RECORD_DTYPE.itemsize)
             file.write(row.tobytes())
+    return folder
+
+
+def _kmod() -> Parser:
+    """Return the source itself over its three files, one of which is damaged."""
     originals = {name: (KMOD / name).read_bytes() for name in KMOD_FILES}
 
     def parse(data: bytes) -> None:
+        folder = _kmod_folder()
         number, content = data[:1], data[1:]
         chosen = KMOD_FILES[(number or b"\0")[0] % len(KMOD_FILES)]
         for name, whole in originals.items():
@@ -181,10 +190,6 @@ def _ingest() -> list[Parser]:
 
 
 def _packed(body: bytes) -> list[bytes]:
-    import gzip  # noqa: PLC0415 - of this alone
-
-    import zstandard  # noqa: PLC0415
-
     return [
         b"\0" + gzip.compress(body),
         b"\1" + zstandard.compress(body),
