@@ -76,7 +76,7 @@ def requests(seed: int, now: int) -> Iterator[Request]:
 
 
 def make(seed: int, number: int, now: int) -> Request:
-    """Return one request of a seed by its number."""
+    """Return one request of a seed by its number, the same one at whatever time it is packed."""
     rng = random.Random(f"{seed}/{number}")  # noqa: S311 - replayable, not secret
     feed = rng.choice(list(Feed))
     value = vectors.base(feed, now - rng.randrange(60_000))
@@ -139,7 +139,7 @@ def _bomb(rng: random.Random, request: Request, _value: Json) -> Request:
     size = rng.choice((limits.MAX_INFLATED_BYTES - 1, limits.MAX_INFLATED_BYTES + 1, 3 * limits.MAX_INFLATED_BYTES))
     unit = rng.choice((b" ", b"[", b'{"a":', b"9", b'"'))
     plain = unit * (size // len(unit))
-    packed = gzip.compress(plain, 1) if name == "gzip" else zstandard.ZstdCompressor().compress(plain)
+    packed = gzip.compress(plain, 1, mtime=0) if name == "gzip" else zstandard.ZstdCompressor().compress(plain)
     return _with(replace(request, body=packed), "Content-Encoding", name)
 
 
@@ -156,7 +156,7 @@ def _many(rng: random.Random, request: Request, value: Json) -> Request:
     unit = rng.choice((b"[],", b"{},", b'{"a":[]},', b"1,", b'"ab",', b'{"ab":1.5},'))
     times = limits.MAX_VALUES * rng.choice((1, 1, 4)) // (4 * sum(unit.count(part) for part in (b",", b"[", b"{")))
     body = _dump(value).removesuffix(b"}") + b',"zone":[' + unit * times + b"0]}"
-    return _with(replace(request, body=gzip.compress(body, 1)), "Content-Encoding", "gzip")
+    return _with(replace(request, body=gzip.compress(body, 1, mtime=0)), "Content-Encoding", "gzip")
 
 
 def _large(rng: random.Random, request: Request, value: Json) -> Request:

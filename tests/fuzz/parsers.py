@@ -191,9 +191,9 @@ def _ingest() -> list[Parser]:
 
 def _packed(body: bytes) -> list[bytes]:
     return [
-        b"\0" + gzip.compress(body),
+        b"\0" + gzip.compress(body, mtime=0),
         b"\1" + zstandard.compress(body),
-        b"\0" + gzip.compress(bytes(1 << 16)),
+        b"\0" + gzip.compress(bytes(1 << 16), mtime=0),
         b"\2" + body,
     ]
 
