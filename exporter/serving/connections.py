@@ -14,7 +14,9 @@ import socket
 import ssl
 import struct
 import termios
+from asyncio.trsock import TransportSocket
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from enum import Enum
 from typing import Final
@@ -193,6 +195,9 @@ class _Connection(asyncio.Protocol):
         self._bounds = bounds
         self._sans = sans
         self._transport: asyncio.Transport | None = None
+        # Kept: a TLS transport that was closed twice, as aiohttp does, forgets what it stands on (CPython 3.11).
+        self._socket: TransportSocket | None = None
+        self._address = "unknown"
         self._timer: asyncio.TimerHandle | None = None
         self._refused = False
 
@@ -213,9 +218,10 @@ class _Connection(asyncio.Protocol):
         """Drop the connection, and what its client has not read."""
         if self._transport is None:
             return
-        connected = self._transport.get_extra_info("socket")
-        if connected is not None and connected.fileno() >= 0:
-            connected.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+        if self._socket is not None and self._socket.fileno() >= 0:
+            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+            with suppress(OSError):  # it is no longer connected
+                self._socket.shutdown(socket.SHUT_RD)  # which ends also one that `abort` no longer reaches
         self._transport.abort()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -223,8 +229,12 @@ class _Connection(asyncio.Protocol):
         if not isinstance(transport, asyncio.Transport):
             raise TypeError(f"expected a stream transport, got {transport!r}")
         self._transport = transport
+        self._socket = transport.get_extra_info("socket")
+        name = transport.get_extra_info("peername")
+        if isinstance(name, tuple):
+            self._address = str(name[0])
         if not tls.allowed(transport.get_extra_info("peercert"), self._sans):
-            log.info("client refused: its certificate has none of client_allowed_sans", address=_peer(transport))
+            log.info("client refused: its certificate has none of client_allowed_sans", address=self._address)
             self._refused = True
             self.cut()
             return
@@ -271,22 +281,17 @@ class _Connection(asyncio.Protocol):
     def _expired(self) -> None:
         if self._transport is None:
             return
-        if self.phase is _Phase.ANSWERING and not _unread(self._transport):
+        if self.phase is _Phase.ANSWERING and not self._unread(self._transport):
             self.enter(_Phase.IDLE)
             return
-        log.debug("connection cut", reason=self.phase.value, address=_peer(self._transport))
+        log.debug("connection cut", reason=self.phase.value, address=self._address)
         self.cut()
 
-
-def _unread(transport: asyncio.Transport) -> bool:
-    """Whether the client has yet to take something: TIOCOUTQ of tcp(7), which sees below TLS too."""
-    connected = transport.get_extra_info("socket")
-    if connected is None or connected.fileno() < 0:
-        return False
-    waiting = struct.unpack("i", fcntl.ioctl(connected.fileno(), termios.TIOCOUTQ, b"\0" * 4))[0]
-    return bool(waiting) or transport.get_write_buffer_size() > 0
-
-
-def _peer(transport: asyncio.Transport) -> str:
-    name = transport.get_extra_info("peername")
-    return str(name[0]) if isinstance(name, tuple) else "unknown"
+    def _unread(self, transport: asyncio.Transport) -> bool:
+        """Whether the client has yet to take something: TIOCOUTQ of tcp(7), which sees below TLS too."""
+        if self._socket is None or self._socket.fileno() < 0:
+            return False
+        waiting = struct.unpack("i", fcntl.ioctl(self._socket.fileno(), termios.TIOCOUTQ, b"\0" * 4))[0]
+        if waiting or transport.is_closing():  # what a closing one still holds has gone to the kernel, or waits there
+            return bool(waiting)
+        return transport.get_write_buffer_size() > 0

@@ -20,7 +20,7 @@ import pytest
 
 from dev.waiting import wait_until
 from exporter.serving.config import RateLimit
-from exporter.serving.connections import Bounds
+from exporter.serving.connections import Bounds, Connections
 from exporter.serving.gate import Refusals, TokenBucket
 from exporter.serving.live import LiveConfig, unprotected
 from exporter.serving.passwords import (
@@ -548,6 +548,39 @@ async def test_clock_that_jumps_an_hour_changes_nothing(
         served.write(f"basic_auth_users:\n  me: {OTHER_HASH}\n")
         assert (await served.get(auth=("me", "other"))).status == 200
         writer.close()
+
+
+async def test_tls_connection_that_was_closed_twice_is_still_cut(tmp_path: Path, authority: Authority) -> None:
+    """That is what aiohttp does to a client that has yet to read; its transport then knows nothing any more."""
+    authority.server().write(tmp_path, "server")
+    (tmp_path / "web.yml").write_text(TLS)
+    loop = asyncio.get_running_loop()
+    closed, lost = asyncio.Event(), asyncio.Event()
+
+    class ClosesTwice(asyncio.Protocol):
+        def connection_made(self, transport: asyncio.BaseTransport) -> None:
+            transport.close()
+            transport.close()
+            closed.set()
+
+        def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - whatever it was
+            lost.set()
+
+    listeners = listen([Address("127.0.0.1", 0)])
+    # The shutdown of TLS waits as long as the handshake may: its client, which says nothing more, is not waited for.
+    connections = Connections(LiveConfig(tmp_path / "web.yml").current, Bounds(handshake=600.0))
+    connections.start(ClosesTwice, listeners)
+    context = ssl.create_default_context(cadata=authority.pem.decode())
+    plain = socket.create_connection(listeners[0].getsockname())
+    client = await loop.run_in_executor(None, lambda: context.wrap_socket(plain, server_hostname="127.0.0.1"))
+    await closed.wait()
+    connections.cut()
+    async with asyncio.timeout(60):
+        await lost.wait()
+    client.close()
+    await connections.stop()
+    for listener in listeners:
+        listener.close()
 
 
 @pytest.mark.parametrize("tls", [False, True], ids=["plain", "tls"])
