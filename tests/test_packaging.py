@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import zipfile
@@ -84,3 +85,15 @@ def test_each_extra_alone_starts_its_programs(wheel: Path, tmp_path: Path, extra
         finally:
             program.kill()
             program.close()
+
+
+def test_the_dependencies_checked_against_advisories_are_the_pinned_ones(repository: Path) -> None:
+    """Whoever renews a pin looks for advisories again, and writes the date and the version."""
+    text = (repository / "docs/security.md").read_text(encoding="utf-8")
+    section = text.partition("\n## Dependencies, and what is known against them\n")[2].partition("\n## ")[0]
+    assert re.search(r"Checked on \d{4}-\d\d-\d\d:", section)
+    checked = dict(re.findall(r"^\| ([a-z0-9-]+) \| ([0-9.]+) \|", section, re.MULTILINE))
+    pins = (repository / "packaging/container/requirements.txt").read_text(encoding="utf-8")
+    pinned = set(re.findall(r"^([a-z0-9-]+)==([0-9.]+)", pins, re.MULTILINE))
+    assert len(checked) > 10
+    assert checked.items() <= pinned
