@@ -30,6 +30,7 @@ COMMANDS: Final[dict[str, Command]] = {
     "ingest orm": Command("ingest.orm.app:main", "ingest", "the same contract by FastAPI and SQLModel"),
     "bridge": Command("bridge_ws.server:main", "bridge", "serve the live WebSocket feed and its page"),
     "db upgrade": Command("ingest.schema.upgrade:main", "ingest", "bring the database to this version's tables"),
+    "db downgrade": Command("ingest.schema.downgrade:main", "ingest", "take the tables back to an earlier revision"),
     "db retain": Command("ingest.schema.retain:main", "ingest", "make coming day partitions, drop expired ones"),
     "db grants": Command(
         "ingest.schema.grants:main", "ingest", "print the SQL of the rights of each program's database user"

@@ -14,6 +14,7 @@ from typing import Final
 
 from alembic import command
 from alembic.config import Config
+from alembic.migration import MigrationContext
 from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
 
@@ -24,6 +25,8 @@ from latido.settings import DatabaseSettings, LogSettings, SettingsError, group,
 log = logs.get(__name__)
 
 PROG: Final = "latido db upgrade"
+VERSION_TABLE: Final = "latido_schema_version"
+"""Not `alembic_version`: the database may be shared with a program that uses Alembic too."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +69,7 @@ def upgrade(connection: Connection, *, days_back: int, ahead: int) -> None:
     """Run the revisions that the database lacks, then make the partitions up to `ahead` days after today."""
     today = database.today(connection)
     first_days = partitions.days(today - timedelta(days=days_back), today + timedelta(days=ahead))
-    command.upgrade(_alembic(connection, attributes={"first_days": first_days}), "head")
+    command.upgrade(alembic(connection, attributes={"first_days": first_days}), "head")
     for table, held in database.read_days(connection).items():
         coming = partitions.missing(held, today, ahead=ahead)
         if coming:
@@ -79,12 +82,19 @@ def upgrade(connection: Connection, *, days_back: int, ahead: int) -> None:
 
 def downgrade(connection: Connection, revision: str) -> None:
     """Take revisions back to `revision` (`base`: no tables)."""
-    command.downgrade(_alembic(connection, attributes={}), revision)
+    command.downgrade(alembic(connection, attributes={}), revision)
 
 
-def _alembic(connection: Connection, attributes: dict[str, object]) -> Config:
+def revision(connection: Connection) -> str | None:
+    """Return the revision that the database is at, None without tables."""
+    return MigrationContext.configure(connection, opts={"version_table": VERSION_TABLE}).get_current_revision()
+
+
+def alembic(connection: Connection, attributes: dict[str, object]) -> Config:
+    """Return what Alembic's commands need: the scripts, and the connection that they run over."""
     config = Config()  # no alembic.ini: the scripts are in the wheel
     config.set_main_option("script_location", str(files("ingest.schema") / "migrations").replace("%", "%%"))
     config.attributes["connection"] = connection
+    config.attributes["version_table"] = VERSION_TABLE
     config.attributes.update(attributes)
     return config

@@ -19,7 +19,7 @@ from dev.ports import free_port
 from dev.waiting import wait_for
 from ingest.orm import models
 from ingest.schema import database as schema_database
-from ingest.schema import partitions, retain, upgrade
+from ingest.schema import downgrade, partitions, retain, upgrade
 from ingest.tests.clients import Database
 from latido import settings
 
@@ -58,10 +58,31 @@ def test_upgrades_at_the_same_time_take_turns(dsn: str) -> None:
 
 def test_the_first_revision_goes_back_to_nothing(dsn: str) -> None:
     assert upgrade.main([]) == 0
-    with schema_database.connect(settings.dsn(dsn)) as connection:
-        upgrade.downgrade(connection, "base")
-        assert schema_database.read_days(connection) == {}
+    assert downgrade.main(["--to=base", "--drop-history"]) == 0
+    assert held(dsn) == {}
     assert upgrade.main([]) == 0
+    assert set(held(dsn)) == set(partitions.PARTITIONED)
+
+
+def test_going_back_names_its_mistakes_and_drops_no_history_by_the_way(
+    dsn: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refused(*argv: str) -> str:
+        assert downgrade.main(argv) == 2
+        return capsys.readouterr().err
+
+    assert "no tables; `latido db upgrade` makes them" in refused("--to=0001")
+    assert upgrade.main([]) == 0
+    assert "--to is missing" in refused()
+    assert "no revision '0007'; known are 0002, 0001, base" in refused("--to=0007")
+    assert "drops the whole history" in refused("--to=base")
+    assert set(held(dsn)) == set(partitions.PARTITIONED)
+    assert downgrade.main(["--to=0001"]) == 0
+    assert "is at 0001; `latido db upgrade` goes forward" in refused("--to=0002")
+    view = Database(settings.dsn(dsn))
+    view.run("UPDATE latido_schema_version SET version_num = '0099'")
+    view.close()
+    assert "at revision '0099', which a newer version made" in refused("--to=0001")
 
 
 def test_revisions_go_back_and_forth_one_by_one_and_take_up_what_was_cut_off(dsn: str) -> None:
@@ -74,9 +95,9 @@ def test_revisions_go_back_and_forth_one_by_one_and_take_up_what_was_cut_off(dsn
         return names
 
     assert upgrade.main([]) == 0
+    assert downgrade.main(["--to=0001"]) == 0
+    assert "sampled_at" not in indexes()
     with schema_database.connect(settings.dsn(dsn)) as connection:
-        upgrade.downgrade(connection, "0001")
-        assert "sampled_at" not in indexes()
         connection.exec_driver_sql("ALTER TABLE procesos ADD INDEX sampled_at (sampled_at)")
     assert upgrade.main([]) == 0
     assert "sampled_at" in indexes()
