@@ -20,7 +20,7 @@ import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final, NoReturn, TypeVar, cast
+from typing import Any, Final, NamedTuple, NoReturn, TypeVar, cast
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 from latido import __version__, logs
@@ -128,6 +128,33 @@ def _declared(cls: type[object]) -> Iterable[tuple[_Setting, str | None]]:
             yield from _declared(member.metadata[_GROUP])
         else:
             yield member.metadata[_KEY]
+
+
+class Described(NamedTuple):
+    """A setting as documentation shows it."""
+
+    flag: str
+    variable: str
+    metavar: str
+    default: str
+    """As text, "" without one."""
+    help: str
+    repeated: bool
+
+
+def described(cls: type[object]) -> list[Described]:
+    """Return the settings that a class declares, in their order."""
+    return [
+        Described(
+            item.flag,
+            environment_name(item.flag),
+            "" if item.parse is boolean else item.metavar,
+            default or "",
+            item.help,
+            item.repeated,
+        )
+        for item, default in _declared(cls)
+    ]
 
 
 class _Parser(argparse.ArgumentParser):
