@@ -18,9 +18,9 @@ from tests.faults.stack import can_mount
 
 _DESCRIPTION = """Run the real programs under a schedule of faults and count every sample at the end.
 
-Three simulated hosts with a real exporter each, both ingest APIs and a private MariaDB, all on loopback and in a
-folder of their own. The schedule is drawn from the seed that is printed first: --seed repeats it. Exit status 0: every
-invariant held. 1: one did not; seed, schedule and what differs are printed."""
+Three simulated hosts with a real exporter each, both ingest APIs, a private MariaDB, and a bridge with a client, all
+on loopback and in a folder of their own. The schedule is drawn from the seed that is printed first: --seed repeats it.
+Exit status 0: every invariant held. 1: one did not; seed, schedule and what differs are printed."""
 
 
 _SHOWN = (
@@ -28,6 +28,8 @@ _SHOWN = (
     "samples",
     "acknowledged",
     "process_rows",
+    "frames",
+    "connections",
     "lost",
     "missing",
     "failed",

@@ -7,8 +7,9 @@ import os
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -17,6 +18,7 @@ from dev.mariadb import MariadbError
 from dev.program import Program
 from tests.faults import checks
 from tests.faults.checks import HostState
+from tests.faults.reader import Followed, Reader
 from tests.faults.schedule import ALL, DATABASE, Fault
 from tests.faults.stack import NAMES, Plan, Stack
 
@@ -53,6 +55,9 @@ class Outcome:
     failed: int = 0
     """Samples that an exporter could not read or keep, as its counters said when last seen."""
     process_rows: int = 0
+    frames: int = 0
+    """That a client of the bridge was sent, over so many `connections`."""
+    connections: int = 0
     answers: dict[str, int] = field(default_factory=dict)
     resident_mib: dict[str, float] = field(default_factory=dict)
     descriptors: dict[str, int] = field(default_factory=dict)
@@ -101,25 +106,24 @@ class Campaign:
         self._called_off = threading.Event()
         self._violations: list[str] = []
         self._watched: dict[str, _Watched] = {}
+        self._readers: list[Reader] = []
         self._began = time.monotonic()
 
     def looks(self) -> dict[str, list[Look]]:
         """Return what was seen of each program, once a second, without those that were struck just then."""
         return {name: watched.looks for name, watched in self._watched.items()}
 
-    def run(self, plan: Plan | None = None, begun: Callable[[int], None] | None = None) -> Outcome:
-        """Run to the end and return what was found. Raises what keeps the stack from starting.
-
-        `begun` is told the port of the plan's bridge once everything answers.
-        """
+    def run(self, plan: Plan | None = None) -> Outcome:
+        """Run to the end and return what was found. Raises what keeps the stack from starting."""
         stack = Stack(self._folder, self._outcome.seed, plan or Plan())
         # The pool's threads start programs, which end with them: it is shut down after the stack.
-        with ThreadPoolExecutor(32, thread_name_prefix="fault") as pool:
+        with ThreadPoolExecutor(32, thread_name_prefix="fault") as pool, ExitStack() as clients:
             try:
                 stack.start()
                 self._watched = {name: _Watched() for name in stack.programs()}
-                if begun is not None:
-                    begun(stack.bridges["bridge"].port)
+                self._readers = [
+                    clients.enter_context(Reader(bridge.port, self._violated)) for bridge in stack.bridges.values()
+                ]
                 watchers = [pool.submit(self._watch, stack, name) for name in self._watched]
                 self._strike_all(stack, pool)
                 self._settle(stack)
@@ -192,7 +196,7 @@ class Campaign:
         asked = time.monotonic()
         status, _ = program.get("/-/ready")
         answered = time.monotonic()
-        parts = [name, *((DATABASE, f"{name}>{DATABASE}") if name in stack.apis else ())]
+        parts = [name, *((DATABASE, f"{name}>{DATABASE}") if name not in stack.exporters else ())]
         if name in stack.apis and status == 200:
             for cause in ("database is dead", f"{name}>{DATABASE} is cut"):
                 if stack.disturbed.throughout(cause, asked - TRUTH_SECONDS, answered):
@@ -250,9 +254,17 @@ class Campaign:
         while waits and time.monotonic() - began < SETTLE_SECONDS:
             waits = {what: holds for what, holds in waits.items() if not holds()}
             time.sleep(0.2)  # between two looks
+        newest = checks.newest(stack.dsn)
+        while (behind := self._behind(newest)) and time.monotonic() - began < SETTLE_SECONDS:
+            time.sleep(0.2)  # as above
+        for line in behind:
+            self._violated(line)
         for what in waits:
             self._violated(f"{SETTLE_SECONDS:g} s after the last fault still not: {what}")
         self._outcome.settled_seconds = round(time.monotonic() - began, 1)
+
+    def _behind(self, newest: Mapping[Followed, int]) -> list[str]:
+        return [line for reader in self._readers for line in reader.behind(newest)]
 
     def _count(self, stack: Stack) -> None:
         for name, status in stack.stop().items():
@@ -272,6 +284,8 @@ class Campaign:
         outcome.lost = sum(sum(host.spool.lost.values()) for host in hosts)
         outcome.missing = sum(len(numbers) for host in hosts for numbers in checks.missing(host, stored).values())
         outcome.answers = {f"{api} {status}": count for (api, status), count in sorted(stack.ledger.answers.items())}
+        outcome.frames = sum(reader.frames for reader in self._readers)
+        outcome.connections = sum(reader.connections for reader in self._readers)
         for name, watched in self._watched.items():
             outcome.resident_mib[name] = round(watched.resident / (1 << 20), 1)
             outcome.descriptors[name] = watched.descriptors

@@ -19,6 +19,7 @@ import pymysql
 from ingest.contract.wire import Feed
 from latido import settings
 from tests.faults.ledger import Key, Ledger, Told
+from tests.faults.reader import Followed
 
 FIGURES: Final = {"ram": "free_bytes", "cpu": "context_switches"}
 SHOWN: Final = 12
@@ -74,16 +75,8 @@ class HostState:
 def read_database(dsn: str) -> Stored:
     """Read every sample and every process row."""
     found = Stored()
-    given = settings.dsn(dsn)
     with (
-        pymysql.connect(
-            host=given.host,
-            port=given.port,
-            user=given.user,
-            password=given.password,
-            database=given.database,
-            init_command="SET time_zone = '+00:00'",
-        ) as connection,
+        _connect(dsn) as connection,
         connection.cursor() as cursor,
     ):
         cursor.execute("SELECT id, name, stream FROM hosts")
@@ -123,6 +116,30 @@ def read_database(dsn: str) -> Stored:
         )
         for host_id, *values in cursor.fetchall():
             found.processes.setdefault(streams[host_id], []).append(ProcessRow._make(values))
+    return found
+
+
+def _connect(dsn: str) -> pymysql.Connection[pymysql.cursors.Cursor]:
+    given = settings.dsn(dsn)
+    return pymysql.connect(
+        host=given.host,
+        port=given.port,
+        user=given.user,
+        password=given.password,
+        database=given.database,
+        init_command="SET time_zone = '+00:00'",
+    )
+
+
+def newest(dsn: str) -> dict[Followed, int]:
+    """Return the newest number of each feed of each stream that the database holds now."""
+    with _connect(dsn) as connection, connection.cursor() as cursor:
+        found: dict[Followed, int] = {}
+        for feed in Feed:
+            cursor.execute(
+                f"SELECT name, stream, MAX(seq) FROM {feed.value} JOIN hosts ON hosts.id = host_id GROUP BY host_id"  # noqa: S608 - a Feed
+            )
+            found |= {Followed(host, stream, feed.value): int(seq) for host, stream, seq in cursor.fetchall()}
     return found
 
 

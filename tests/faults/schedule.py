@@ -9,6 +9,7 @@ from typing import Final
 
 APIS: Final = ("raw", "orm")
 HOSTS: Final = ("a", "b", "c")
+BRIDGE: Final = "bridge"
 DATABASE: Final = "database"
 ALL: Final = "all"
 
@@ -40,17 +41,19 @@ class Kind:
 
 
 _PUSHES: Final = tuple(f"{host}>{api}" for host in HOSTS for api in APIS)
-_QUERIES: Final = tuple(f"{api}>{DATABASE}" for api in APIS)
+_QUERIES: Final = tuple(f"{program}>{DATABASE}" for program in (*APIS, BRIDGE))
 
 KINDS: Final[Mapping[str, Kind]] = {
     # kill -9, and the start that a supervisor makes after so long
     "kill_api": Kind(APIS, (0.1, 6.0), 4),
     "kill_exporter": Kind(HOSTS, (0.1, 6.0), 4),
+    "kill_bridge": Kind((BRIDGE,), (0.1, 6.0), 2),
     "kill_database": Kind((DATABASE,), (0.1, 6.0), 3),
     "stop_database": Kind((DATABASE,), (0.1, 3.0), 1),
     # SIGSTOP: connections stand, nothing answers
     "freeze_database": Kind((DATABASE,), (0.5, 9.0), 3),
     "freeze_api": Kind(APIS, (0.5, 9.0), 2),
+    "freeze_bridge": Kind((BRIDGE,), (0.5, 9.0), 1),
     "cut_link": Kind(_PUSHES + _QUERIES, (0.5, 8.0), 4),
     "delay_link": Kind(_PUSHES + _QUERIES, (2.0, 8.0), 3, (0.05, 0.3, 1.0, 2.5)),
     "reset_link": Kind(_PUSHES + _QUERIES, (0.5, 5.0), 4),
@@ -60,7 +63,7 @@ KINDS: Final[Mapping[str, Kind]] = {
     # CLOCK_REALTIME as the exporter of this host reads it
     "step_clock": Kind(("a",), (0.0, 0.0), 3, (-3600.0, 3600.0)),
     "wrong_token": Kind(HOSTS, (1.0, 5.0), 1),
-    "exhaust_descriptors": Kind((*APIS, *HOSTS), (1.0, 6.0), 3),
+    "exhaust_descriptors": Kind((*APIS, *HOSTS, BRIDGE), (1.0, 6.0), 3),
     "reboot_host": Kind(("b", "c"), (0.1, 3.0), 1),
     "restart_all": Kind((ALL,), (0.1, 3.0), 1),
 }
@@ -102,4 +105,4 @@ def draw(seed: int, seconds: float, kinds: Collection[str], *, gap: float = 6.0,
 
 
 def _struck(target: str) -> tuple[str, ...]:
-    return (*APIS, *HOSTS, *_PUSHES, *_QUERIES, DATABASE) if target == ALL else (target,)
+    return (*APIS, *HOSTS, BRIDGE, *_PUSHES, *_QUERIES, DATABASE) if target == ALL else (target,)

@@ -1,6 +1,6 @@
 """Nothing happens, for long: `python -m tests.faults.soak --minutes 20` at ten times the normal rate.
 
-The stack of a campaign with a bridge and a reader beside it, and no fault. What must not grow is looked at once a
+The stack of a campaign and no fault. What must not grow is looked at once a
 second: resident memory, descriptors, and the time that an API spends on a push. The first part warms up and is left
 out; to the rest a line is fitted. At the end every sample is counted as after a campaign.
 """
@@ -8,22 +8,16 @@ out; to the rest a line is fitted. At the end every sample is counted as after a
 from __future__ import annotations
 
 import argparse
-import asyncio
-import contextlib
 import json
 import secrets
 import statistics
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Final, Self
-
-from websockets.asyncio.client import connect
-from websockets.exceptions import WebSocketException
+from typing import Final
 
 from latido import logs
 from tests.faults.campaign import Campaign, Look
@@ -32,16 +26,15 @@ from tests.faults.stack import Plan
 INTERVAL: Final = "500ms"
 """A tenth of the exporter's default."""
 WARM_SHARE: Final = 0.3
+"""Of 20 minutes six: the bridge keeps the last five for clients that come back."""
 SLICES: Final = 8
 """Of the time after warming up: a slice's median is what the line is fitted to, so that one odd second is none."""
-"""Of 20 minutes six: the bridge keeps the last five for clients that come back."""
 GROWTH_SHARE: Final = 0.1
 GROWTH_BYTES: Final = 4 << 20
 """Memory may grow by the larger of the two over the whole time: an allocator's pools settle slowly."""
 GROWTH_DESCRIPTORS: Final = 2.0
 SLOWER: Final = 1.5
 """Median time of a push in the last third over that in the first; the machine has others on it."""
-RECONNECT_SECONDS: Final = 0.2
 
 
 @dataclass(frozen=True)
@@ -106,36 +99,6 @@ def _fitted(points: Sequence[tuple[float, float]]) -> float:
     return statistics.linear_regression(at, value).slope * (points[-1][0] - points[0][0])
 
 
-class Reader:
-    """A client of the bridge that reads all, and comes back when it is sent away."""
-
-    def __init__(self, port: int) -> None:
-        self._url = f"ws://127.0.0.1:{port}/ws"
-        self._over = threading.Event()
-        self._thread = threading.Thread(target=lambda: asyncio.run(self._read()), name="reader")
-        self.frames = 0
-
-    def __enter__(self) -> Self:
-        """Begin to read."""
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """End."""
-        self._over.set()
-        self._thread.join()
-
-    async def _read(self) -> None:
-        while not self._over.is_set():
-            with contextlib.suppress(OSError, WebSocketException):
-                async with connect(self._url, max_size=None) as connection:
-                    while not self._over.is_set():
-                        with contextlib.suppress(TimeoutError):
-                            await asyncio.wait_for(connection.recv(), 1.0)
-                            self.frames += 1
-            await asyncio.sleep(RECONNECT_SECONDS)  # it may be starting
-
-
 def run(folder: Path, seed: int, seconds: float) -> tuple[list[Trend], list[str], dict[str, object]]:
     """Run it; return trends, what is wrong, and the campaign's outcome."""
 
@@ -144,17 +107,11 @@ def run(folder: Path, seed: int, seconds: float) -> tuple[list[Trend], list[str]
         sys.stdout.flush()
 
     campaign = Campaign(folder, seed, seconds, [], say)
-    with contextlib.ExitStack() as stack:
-
-        def begun(port: int) -> None:
-            readers.append(stack.enter_context(Reader(port)))
-
-        readers: list[Reader] = []
-        outcome = campaign.run(Plan(interval=INTERVAL, bridge=True), begun)
+    outcome = campaign.run(Plan(interval=INTERVAL))
     trends = [trend(name, looks) for name, looks in sorted(campaign.looks().items())]
     wrong = [*outcome.violations, *(fault for one in trends for fault in one.faults())]
-    if not readers or readers[0].frames < seconds:
-        wrong.append(f"the reader got {readers[0].frames if readers else 0} frames in {seconds:g} s")
+    if outcome.frames < seconds:
+        wrong.append(f"the reader got {outcome.frames} frames in {seconds:g} s")
     return trends, wrong, outcome.document()
 
 

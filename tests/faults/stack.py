@@ -28,7 +28,7 @@ from ingest.schema import upgrade
 from tests.faults.hosts import Host
 from tests.faults.ledger import Conversation, Ledger
 from tests.faults.links import Link, Links
-from tests.faults.schedule import APIS, DATABASE, HOSTS, Fault
+from tests.faults.schedule import APIS, BRIDGE, DATABASE, HOSTS, Fault
 
 NAMES: Final = {"a": "web-1", "b": "web-2", "c": "web-1"}
 SMALL_SPOOL: Final = "48KiB"
@@ -96,8 +96,7 @@ class Plan:
     apis: tuple[str, ...] = APIS
     hosts: tuple[str, ...] = HOSTS
     interval: str = "500ms"
-    bridge: bool = False
-    """Whether a bridge runs beside it, over the database itself."""
+    bridge: bool = True
     plants: Mapping[str, str] = field(default_factory=dict)
     """A program's name to the defect that it is started with."""
 
@@ -133,19 +132,17 @@ class Stack:
             raise RuntimeError("the tables could not be made")
         tokens = _write(self.folder / "tokens", f"{TOKEN}\n")
         for name in self.plan.apis:
-            link = self.links[f"{name}>{DATABASE}"] = self._links.open(f"{name}>{DATABASE}", self.database.port)
-            dsn = self.dsn.replace(f":{self.database.port}/", f":{link.port}/")
             program = Program(
                 ("ingest", name),
                 (f"--auth.token-file={tokens}",),
-                {"LATIDO_DB_DSN": dsn},
+                {"LATIDO_DB_DSN": self._linked(name)},
                 free_port(),
                 launcher=self._launcher(name),
             )
             self.apis[name] = program.start(ready="")
         if self.plan.bridge:
-            program = Program(("bridge",), (), {"LATIDO_DB_DSN": self.dsn}, free_port())
-            self.bridges["bridge"] = program.start(ready="")
+            program = Program(("bridge",), (), {"LATIDO_DB_DSN": self._linked(BRIDGE)}, free_port())
+            self.bridges[BRIDGE] = program.start(ready="")
         if "b" in self.plan.hosts:
             self.disk = _mount(self.folder / "disk")
         for number, name in enumerate(self.plan.hosts):
@@ -156,6 +153,11 @@ class Stack:
             exporter.program.start(ready="")
         for program in self.programs().values():
             program.wait_ready(seconds=START_SECONDS)
+
+    def _linked(self, name: str) -> str:
+        """Open a program's link to the database; return the DSN that goes over it."""
+        link = self.links[f"{name}>{DATABASE}"] = self._links.open(f"{name}>{DATABASE}", self.database.port)
+        return self.dsn.replace(f":{self.database.port}/", f":{link.port}/")
 
     def programs(self) -> dict[str, Program]:
         """Return every program of ours by its name."""
@@ -205,20 +207,13 @@ class Stack:
         """Do what a fault says. `rest` waits so many seconds, or less when the campaign is called off."""
         _FAULTS[fault.kind](self, fault, rest)
 
-    def kill_api(self, fault: Fault, rest: Rest) -> None:
+    def kill(self, fault: Fault, rest: Rest) -> None:
         """SIGKILL, and the start that a supervisor makes."""
+        program = self.programs()[fault.target]
         with self.disturbed.of(fault.target):
-            self.apis[fault.target].kill()
+            program.kill()
             rest(fault.seconds)
-            self._restart(self.apis[fault.target])
-
-    def kill_exporter(self, fault: Fault, rest: Rest) -> None:
-        """SIGKILL, and the start that a supervisor makes."""
-        exporter = self.exporters[fault.target]
-        with self.disturbed.of(fault.target):
-            exporter.program.kill()
-            rest(fault.seconds)
-            self._restart(exporter.program)
+            self._restart(program)
 
     def reboot_host(self, fault: Fault, rest: Rest) -> None:
         """SIGKILL, and a start in another boot with other processes."""
@@ -257,12 +252,13 @@ class Stack:
                 rest(fault.seconds)
             os.kill(pid, signal.SIGCONT)
 
-    def freeze_api(self, fault: Fault, rest: Rest) -> None:
+    def freeze(self, fault: Fault, rest: Rest) -> None:
         """SIGSTOP for a while."""
+        program = self.programs()[fault.target]
         with self.disturbed.of(fault.target):
-            os.kill(self.apis[fault.target].pid, signal.SIGSTOP)
+            os.kill(program.pid, signal.SIGSTOP)
             rest(fault.seconds)
-            os.kill(self.apis[fault.target].pid, signal.SIGCONT)
+            os.kill(program.pid, signal.SIGCONT)
 
     def cut_link(self, fault: Fault, rest: Rest) -> None:
         """Reset every connection, and every new one."""
@@ -391,12 +387,14 @@ class Stack:
 
 
 _FAULTS: Final[Mapping[str, Callable[[Stack, Fault, Rest], None]]] = {
-    "kill_api": Stack.kill_api,
-    "kill_exporter": Stack.kill_exporter,
+    "kill_api": Stack.kill,
+    "kill_exporter": Stack.kill,
+    "kill_bridge": Stack.kill,
     "kill_database": Stack.kill_database,
     "stop_database": Stack.stop_database,
     "freeze_database": Stack.freeze_database,
-    "freeze_api": Stack.freeze_api,
+    "freeze_api": Stack.freeze,
+    "freeze_bridge": Stack.freeze,
     "cut_link": Stack.cut_link,
     "delay_link": Stack.delay_link,
     "reset_link": Stack.reset_link,

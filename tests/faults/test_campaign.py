@@ -23,6 +23,7 @@ def test_every_kind_of_fault_once_loses_and_doubles_nothing(tmp_path: Path) -> N
     assert [] == outcome.violations, "\n".join(lines)
     assert len({fault.kind for fault in faults}) >= len(kinds) - 3  # what was drawn too long for what was left
     assert min(outcome.acknowledged.values()) > 40
+    assert outcome.frames > 40
 
 
 def test_planted_defects_are_found(tmp_path: Path) -> None:
@@ -30,6 +31,7 @@ def test_planted_defects_are_found(tmp_path: Path) -> None:
     plan = Plan(
         apis=("raw",),
         hosts=("a", "b"),
+        bridge=False,
         plants={"raw": "acknowledge-without-commit", "a": "forget-a-sample", "b": "send-another-time"},
     )
     # An answer that comes after the exporter's patience: what is stored is sent again.

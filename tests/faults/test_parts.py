@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gzip
 import json
 import socket
@@ -9,12 +10,14 @@ from dataclasses import replace
 from itertools import pairwise
 
 import pytest
+from websockets.asyncio.server import ServerConnection, serve
 
-from dev.waiting import wait_for
+from dev.waiting import wait_for, wait_until
 from tests.faults import checks, schedule
 from tests.faults.checks import HostState, ProcessRow, SpoolState, Stored
 from tests.faults.ledger import Conversation, Key, Ledger, Told
 from tests.faults.links import Links
+from tests.faults.reader import Followed, Reader
 
 STREAM = "6f1c"
 KINDS = sorted(schedule.KINDS)
@@ -178,3 +181,29 @@ def test_a_counter_that_falls_is_found_and_a_gauge_may() -> None:
     before, now = checks.counters(text % (5, 5, 5)), checks.counters(text % (4, 4, 4))
     assert ['a_total{x="1"} fell from 5 to 4', 'h_bucket{le="1"} fell from 5 to 4'] == checks.fallen(before, now)
     assert [] == checks.fallen(now, before)
+
+
+async def test_a_bridge_that_doubles_or_withholds_is_found() -> None:
+    """A server of the test's own in its place: the real one does neither."""
+    frame = {"type": "sample", "host": "web-1", "stream": STREAM, "feed": "ram", "sample": {"seq": 4}}
+    asked: list[str] = []
+
+    async def talk(connection: ServerConnection) -> None:
+        assert connection.request is not None
+        asked.append(connection.request.path)
+        for one in ({"type": "hello", "resume": "first"}, frame, {"type": "resume", "token": "second"}, frame):
+            await connection.send(json.dumps(one))
+        if len(asked) > 1:
+            await connection.wait_closed()
+
+    violated: list[str] = []
+    followed = Followed("web-1", STREAM, "ram")
+    async with serve(talk, "127.0.0.1", 0) as server:
+        reader = Reader(next(iter(server.sockets)).getsockname()[1], violated.append)
+        with reader:
+            await wait_until(lambda: len(violated) > 1, "what was doubled on each of two connections is found")
+            await asyncio.to_thread(reader.end)  # its last connection is closed by this loop
+    assert violated[0].endswith("4 twice on one connection")
+    assert asked[:2] == ["/ws", "/ws?resume=second"]
+    assert reader.behind({followed: 4}) == []
+    assert reader.behind({followed: 5}) == [f"the feed has shown web-1 {STREAM} ram up to 4 of 5"]
