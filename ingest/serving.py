@@ -8,8 +8,6 @@ import socket
 import ssl
 import stat
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -91,32 +89,51 @@ class Room:
 
     def __init__(self, max_bytes: int) -> None:
         self._max_bytes = max_bytes
-        self._held: dict[object, int] = {}
+        self._held: dict[Place, int] = {}
         """Bytes of each push that holds any, the oldest first."""
         self._total = 0
         self._lock = threading.Lock()  # one API inflates on worker threads
 
-    @contextmanager
-    def place(self) -> Iterator[Take]:
-        """Give a push a place: what it yields takes room for so many more bytes, or raises Problem (OVERLOADED)."""
-        me = object()
+    def place(self) -> Place:
+        """Give a push a place, for the time of a block."""
+        return Place(self)
 
-        def take(size: int) -> None:
-            with self._lock:
-                mine = self._held.setdefault(me, 0)
-                counts = mine if next(iter(self._held)) is me else self._total
-                if counts + size > self._max_bytes:
-                    raise Problem(
-                        ProblemType.OVERLOADED, f"{self._total} bytes are in flight", retry_after=RETRY_AFTER_BUSY
-                    )
-                self._held[me] = mine + size
-                self._total += size
+    def take(self, place: Place, size: int) -> None:
+        """Let a push hold so many bytes more. Raises Problem (OVERLOADED)."""
+        with self._lock:
+            mine = self._held.setdefault(place, 0)
+            counts = mine if next(iter(self._held)) is place else self._total
+            if counts + size > self._max_bytes:
+                raise Problem(
+                    ProblemType.OVERLOADED, f"{self._total} bytes are in flight", retry_after=RETRY_AFTER_BUSY
+                )
+            self._held[place] = mine + size
+            self._total += size
 
-        try:
-            yield take
-        finally:
-            with self._lock:
-                self._total -= self._held.pop(me, 0)
+    def leave(self, place: Place) -> None:
+        """Let go of what a push holds."""
+        with self._lock:
+            self._total -= self._held.pop(place, 0)
+
+
+class Place:
+    """A push's place in a room: what the block is given takes room for so many more bytes, or raises Problem."""
+
+    __slots__ = ("_room",)
+
+    def __init__(self, room: Room) -> None:
+        self._room = room
+
+    def __enter__(self) -> Take:
+        """Begin; nothing is held yet."""
+        return self._take
+
+    def __exit__(self, *_: object) -> None:
+        """End, and hold nothing."""
+        self._room.leave(self)
+
+    def _take(self, size: int) -> None:
+        self._room.take(self, size)
 
 
 def read_tokens(path: Path | None) -> tokens.Tokens:

@@ -138,11 +138,23 @@ class Metrics:
         """Record how long a stage took."""
         self._stage_of[stage].observe(seconds)
 
-    @contextmanager
-    def timed(self, stage: Stage) -> Iterator[None]:
-        """Record how long the block took, however it ends."""
-        start = perf_counter()
-        try:
-            yield
-        finally:
-            self.took(stage, perf_counter() - start)
+    def timed(self, stage: Stage) -> _Timed:
+        """Record how long a block takes, however it ends."""
+        return _Timed(self._stage_of[stage])
+
+
+class _Timed:
+    """A block being timed. No generator's context manager: those cost each push three times as much."""
+
+    __slots__ = ("_series", "_start")
+
+    def __init__(self, series: Histogram) -> None:
+        self._series = series
+
+    def __enter__(self) -> None:
+        """Begin."""
+        self._start = perf_counter()
+
+    def __exit__(self, *_: object) -> None:
+        """End."""
+        self._series.observe(perf_counter() - self._start)

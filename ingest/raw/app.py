@@ -18,7 +18,7 @@ from time import perf_counter
 from typing import Final
 
 import msgspec
-from aiohttp import ClientPayloadError, web
+from aiohttp import ClientPayloadError, HttpVersion11, web
 from aiohttp.http_exceptions import HttpProcessingError
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, disable_created_metrics, generate_latest
 
@@ -43,7 +43,7 @@ PROG: Final = "latido ingest raw"
 DRAIN_BYTES: Final = limits.MAX_INFLATED_BYTES
 """Of a body that is too large this much is read and dropped, so that its sender gets to read the answer."""
 
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 
 
 @dataclass(frozen=True)
@@ -110,14 +110,15 @@ async def _serve(
         loop.add_signal_handler(number, stop.set)
     worker.watch(stop)
     api = Api(store, metrics, tokens, given.serving, worker)
-    runner = web.AppRunner(
-        api.application(),
-        handle_signals=False,
+    # Without aiohttp's application: its router and middlewares would be a tenth of what a small push costs.
+    server = web.Server(
+        api.answer,
         access_log=None,
         auto_decompress=False,  # `inflate` does it, within the contract's limits
-        shutdown_timeout=0.5,  # for answers on their way: `drain` and `Store.close` have ended the pushes by then
         lingering_time=1.0,
     )
+    # For answers on their way there is little time: `drain` and `Store.close` have ended the pushes by then.
+    runner = web.ServerRunner(server, handle_signals=False, shutdown_timeout=0.5)
     await runner.setup()
     store.start()
     teller = None if worker.alone else await worker.tell(api.own_metrics)
@@ -151,18 +152,14 @@ class Api:
         self._idle = asyncio.Event()
         self._idle.set()
         self._openapi = (files("ingest.contract") / "openapi.json").read_bytes()
-
-    def application(self) -> web.Application:
-        """Return the aiohttp application."""
-        application = web.Application(middlewares=[self._answer_problems])
-        for feed in Feed:
-            application.router.add_post(f"/api/{feed.value}", self._push(feed))
-        application.router.add_get("/api/health", self._health)
-        application.router.add_get("/metrics", self._expose)
-        application.router.add_get("/openapi.json", self._contract)
-        application.router.add_get("/-/healthy", self._healthy)
-        application.router.add_get("/-/ready", self._ready)
-        return application
+        self._routes = {
+            **{f"/api/{feed.value}": _Route(_POST, self._push(feed), feed) for feed in Feed},
+            "/api/health": _Route(_GET, self._health),
+            "/metrics": _Route(_GET, self._expose),
+            "/openapi.json": _Route(_GET, self._contract),
+            "/-/healthy": _Route(_GET, self._healthy),
+            "/-/ready": _Route(_GET, self._ready),
+        }
 
     def own_metrics(self) -> bytes:
         """Return this process's metrics as text."""
@@ -177,7 +174,7 @@ class Api:
             log.warning("pushes still wait for the database", pushes=self._in_flight)
 
     def _push(self, feed: Feed) -> Handler:
-        async def push(request: web.Request) -> web.StreamResponse:
+        async def push(request: web.BaseRequest) -> web.StreamResponse:
             token = self._tokens.authenticate(request.headers.get("Authorization"))
             encoding = request.headers.get("Content-Encoding")
             contract_body.check_headers(request.headers.get("Content-Type"), encoding)
@@ -210,7 +207,7 @@ class Api:
 
         return push
 
-    async def _read(self, request: web.Request, take: Take) -> bytes:
+    async def _read(self, request: web.BaseRequest, take: Take) -> bytes:
         size = 0
         chunks: list[bytes] = []
         declared = request.content_length or 0
@@ -238,12 +235,12 @@ class Api:
             raise Problem(ProblemType.TOO_LARGE, f"more than {limits.MAX_COMPRESSED_BYTES} bytes")
         return b"".join(chunks)
 
-    async def _health(self, _request: web.Request) -> web.StreamResponse:
+    async def _health(self, _request: web.BaseRequest) -> web.StreamResponse:
         await self._store.ping()
         state = {"status": "ok", "api": "raw", "version": settings.version(), "database": "ok"}
         return _json(200, msgspec.json.encode(state))
 
-    async def _expose(self, _request: web.Request) -> web.StreamResponse:
+    async def _expose(self, _request: web.BaseRequest) -> web.StreamResponse:
         text = self.own_metrics()
         if not self._worker.alone:
             try:
@@ -252,42 +249,64 @@ class Api:
                 raise Problem(ProblemType.UNAVAILABLE, str(error), retry_after=serving.RETRY_AFTER_BUSY) from None
         return web.Response(body=text, headers={"Content-Type": CONTENT_TYPE_LATEST})
 
-    async def _contract(self, _request: web.Request) -> web.StreamResponse:
+    async def _contract(self, _request: web.BaseRequest) -> web.StreamResponse:
         return _json(200, self._openapi)
 
-    async def _healthy(self, _request: web.Request) -> web.StreamResponse:
+    async def _healthy(self, _request: web.BaseRequest) -> web.StreamResponse:
         return web.Response(text="healthy\n")
 
-    async def _ready(self, _request: web.Request) -> web.StreamResponse:
+    async def _ready(self, _request: web.BaseRequest) -> web.StreamResponse:
         await self._store.ping()
         return web.Response(text="ready\n")
 
-    @web.middleware
-    async def _answer_problems(self, request: web.Request, handler: Handler) -> web.StreamResponse:
-        """Turn a Problem, an error of the router or a defect into a problem document, and count it."""
+    async def answer(self, request: web.BaseRequest) -> web.StreamResponse:
+        """Answer a request: by its route, or with the document of the problem that it meets; count it."""
         start = perf_counter()
+        path = request.path
+        route = self._routes.get(path)
         try:
+            handler = _handler(route, request.method)
+            if "Expect" in request.headers:
+                await _go_on(request)
             response = await handler(request)
         except Problem as problem:
             response = _problem(problem)
-        except web.HTTPMethodNotAllowed as error:
-            allow = ", ".join(sorted(error.allowed_methods))
-            response = _problem(Problem(ProblemType.METHOD_NOT_ALLOWED, f"it takes {allow}", allow=allow))
-        except web.HTTPNotFound:
-            response = _problem(Problem(ProblemType.NOT_FOUND, "the API's paths are in /openapi.json"))
         except (ClientPayloadError, HttpProcessingError) as error:
             response = _problem(Problem(ProblemType.MALFORMED_ENCODING, f"the body breaks off: {error}"))
         except Exception:  # the last resort of a server: say it, count it, go on
-            log.exception("a request met a defect", path=request.path)
+            log.exception("a request met a defect", path=path)
             response = _problem(Problem(ProblemType.INTERNAL, "the log says more"))
-        feed = _FEEDS.get(request.path)
-        if feed is not None:
-            self._metrics.request(feed, response.status)
-            log.debug("answered", path=request.path, status=response.status, seconds=perf_counter() - start)
+        if route is not None and route.feed is not None:
+            self._metrics.request(route.feed, response.status)
+            log.debug("answered", path=path, status=response.status, seconds=perf_counter() - start)
         return response
 
 
-_FEEDS: Final = {f"/api/{feed.value}": feed for feed in Feed}
+_GET: Final = frozenset({"GET", "HEAD"})
+_POST: Final = frozenset({"POST"})
+
+
+@dataclass(frozen=True, slots=True)
+class _Route:
+    methods: frozenset[str]
+    handler: Handler
+    feed: Feed | None = None
+
+
+def _handler(route: _Route | None, method: str) -> Handler:
+    if route is None:
+        raise Problem(ProblemType.NOT_FOUND, "the API's paths are in /openapi.json")
+    if method not in route.methods:
+        allow = ", ".join(sorted(route.methods))
+        raise Problem(ProblemType.METHOD_NOT_ALLOWED, f"it takes {allow}", allow=allow)
+    return route.handler
+
+
+async def _go_on(request: web.BaseRequest) -> None:
+    """Tell a sender that waits to be told so to send its body (RFC 9110 section 10.1.1)."""
+    if request.headers["Expect"].lower() == "100-continue" and request.version >= HttpVersion11:
+        await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        request.writer.output_size = 0  # the answer has not begun
 
 
 def _json(status: int, body: bytes) -> web.Response:

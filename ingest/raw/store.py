@@ -177,7 +177,8 @@ class Store:
                         connection = None
                 finally:
                     for item in batch:  # of a writer that is cancelled
-                        _fail(item, _unavailable("the API is stopping"))
+                        if not item.answer.done():
+                            _fail(item, _unavailable("the API is stopping"))
         finally:
             if connection is not None:
                 connection.close()
@@ -274,7 +275,7 @@ class Store:
         metrics = self._metrics
         rows: dict[str, int] = {}
         news = News()
-        won: set[tuple[Key, int]] = set()
+        lost: set[tuple[Key, int]] = set()
         places = [_place(item, hosts) for item in batch]
         async with asyncio.timeout_at(until):
             with metrics.timed("insert"):
@@ -287,11 +288,11 @@ class Store:
                     ]
                     if not placed:
                         continue
-                    mine = await _insert_samples(connection, feed, placed)
-                    rows[feed.value] = len(mine)
-                    won |= mine
+                    others = await _insert_samples(connection, feed, placed)
+                    rows[feed.value] = len(placed) - len(others)
+                    lost |= others
                     if feed is Feed.PROCESOS:
-                        fresh = [item for item in placed if (item.key, item.batch_id) in mine]
+                        fresh = [item for item in placed if (item.key, item.batch_id) not in others]
                         processes = statements.process_rows(fresh, self._names)
                         rows |= await _insert_processes(connection, processes)
                         news = processes.news
@@ -304,7 +305,9 @@ class Store:
             metrics.rows(table, count)
         answers = []
         for item, samples in zip(batch, places, strict=True):
-            accepted = sum((sample.key, sample.batch_id) in won for sample in samples)
+            accepted = len(samples)
+            if lost:
+                accepted -= sum((sample.key, sample.batch_id) in lost for sample in samples)
             answer = Accepted(accepted, len(samples) - accepted)
             metrics.stored(item.feed, accepted=answer.accepted, duplicates=answer.duplicates)
             answers.append(answer)
@@ -317,12 +320,12 @@ def _place(item: _Item, hosts: Mapping[HostKey, int]) -> list[Placed]:
 
 
 async def _insert_samples(connection: Connection, feed: Feed, placed: Sequence[Placed]) -> set[tuple[Key, int]]:
-    """Insert what is not there; return key and `batch_id` of the rows that are ours."""
+    """Insert what is not there; return key and `batch_id` of samples under whose key another one's row stands."""
     inserted = 0
     for statement in statements.feed_rows(feed, placed):
         inserted += await connection.execute(statement)
     if inserted == len(placed):  # a row that was there counts 0 (MySQL 8.4, INSERT … ON DUPLICATE KEY UPDATE)
-        return {(item.key, item.batch_id) for item in placed}
+        return set()
     batches = {item.batch_id for item in placed}
     won: set[tuple[Key, int]] = set()
     for query in statements.winners(feed, placed):
@@ -337,7 +340,7 @@ async def _insert_samples(connection: Connection, feed: Feed, placed: Sequence[P
                 raise TypeError(f"expected (int, datetime, int, int), got {row}")
             if batch_id in batches:
                 won.add(((host_id, statements.milliseconds(sampled_at), seq), batch_id))
-    return won
+    return {(item.key, item.batch_id) for item in placed} - won
 
 
 async def _insert_processes(connection: Connection, rows: ProcessRows) -> dict[str, int]:
