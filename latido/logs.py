@@ -26,6 +26,10 @@ class Log:
     def __init__(self, name: str) -> None:
         self._logger = logging.getLogger(name)
 
+    def is_enabled(self, level: int) -> bool:
+        """Whether a line of this level (`logging.DEBUG` and its like) would be written."""
+        return self._logger.isEnabledFor(level)
+
     def debug(self, event: str, **fields: Field) -> None:
         """Log what only someone hunting a fault wants."""
         self._emit(logging.DEBUG, event, fields)

@@ -5,7 +5,7 @@ Label values come from the contract alone, never from a request. The registry is
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http import HTTPStatus
 from time import perf_counter
@@ -98,7 +98,7 @@ class Metrics:
             self._requests.labels(feed.value, str(status)).inc()
 
     def stored(self, feed: Feed, *, accepted: int, duplicates: int) -> None:
-        """Count the samples of a push that committed."""
+        """Count the samples of pushes that committed."""
         if accepted:
             self._samples_of[feed].inc(accepted)
         if duplicates:
@@ -117,9 +117,9 @@ class Metrics:
         if count:
             self._unknown.labels(feed.value).inc(count)
 
-    def in_flight(self, change: int) -> None:
-        """Count a push in (1) or out (-1)."""
-        self._in_flight.inc(change)
+    def in_flight(self, count: Callable[[], int]) -> None:
+        """Say who knows how many pushes are in; asked when somebody reads the metrics."""
+        self._in_flight.set_function(count)
 
     def pool(self, size: int) -> None:
         """Say how many connections may write at the same time."""

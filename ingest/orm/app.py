@@ -155,6 +155,7 @@ class Resources:
 
 def create_app(resources: Resources) -> FastAPI:
     """Return the application over these resources."""
+    resources.metrics.in_flight(lambda: resources.in_flight)
     # The one document of both APIs is served, not FastAPI's own.
     app = FastAPI(
         title="Latido ingest",
@@ -211,13 +212,11 @@ async def slot(_caller: Caller, resources: Shared) -> AsyncIterator[Take]:
             ProblemType.OVERLOADED, f"{resources.in_flight} pushes are in flight", retry_after=serving.RETRY_AFTER_BUSY
         )
     resources.in_flight += 1
-    resources.metrics.in_flight(1)
     try:
         with resources.room.place() as take:
             yield take
     finally:
         resources.in_flight -= 1
-        resources.metrics.in_flight(-1)
 
 
 Place = Annotated[Take, Depends(slot)]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import logging
 import os
 import signal
 import ssl
@@ -148,7 +149,9 @@ class Api:
         self._max_requests = given.max_requests
         self._read_timeout = given.read_timeout
         self._room = serving.Room(given.max_bytes)
+        self._debug = log.is_enabled(logging.DEBUG)  # asked once: of a small push the asking would be a hundredth
         self._in_flight = 0
+        metrics.in_flight(lambda: self._in_flight)
         self._idle = asyncio.Event()
         self._idle.set()
         self._openapi = (files("ingest.contract") / "openapi.json").read_bytes()
@@ -186,10 +189,9 @@ class Api:
                 )
             self._in_flight += 1
             self._idle.clear()
-            self._metrics.in_flight(1)
             try:
                 with self._room.place() as take:
-                    body = await self._read(request, take)
+                    body = _read_at_once(request, take) or await self._read(request, take)
                     with self._metrics.timed("decode"):
                         inflated = inflate(body, encoding, take)
                         del body
@@ -199,7 +201,6 @@ class Api:
                     accepted = await self._store.store(feed, decoded.push)
             finally:
                 self._in_flight -= 1
-                self._metrics.in_flight(-1)
                 if not self._in_flight:
                     self._idle.set()
             self._metrics.unknown_fields(feed, decoded.unknown_fields)
@@ -211,11 +212,6 @@ class Api:
         size = 0
         chunks: list[bytes] = []
         declared = request.content_length or 0
-        if request.content.is_eof() and declared <= limits.MAX_COMPRESSED_BYTES:
-            # A small one came with its head: no need of a clock. (What flow control lets in is far below the limit.)
-            body = request.content.read_nowait()
-            take(len(body))
-            return body
         try:
             async with asyncio.timeout(self._read_timeout):
                 async for chunk in request.content.iter_any():
@@ -278,8 +274,18 @@ class Api:
             response = _problem(Problem(ProblemType.INTERNAL, "the log says more"))
         if route is not None and route.feed is not None:
             self._metrics.request(route.feed, response.status)
-            log.debug("answered", path=path, status=response.status, seconds=perf_counter() - start)
+            if self._debug:
+                log.debug("answered", path=path, status=response.status, seconds=perf_counter() - start)
         return response
+
+
+def _read_at_once(request: web.BaseRequest, take: Take) -> bytes:
+    """Return a body that came with its head, which a small one does, without a clock; b"" if there is more to come."""
+    if not request.content.is_eof() or (request.content_length or 0) > limits.MAX_COMPRESSED_BYTES:
+        return b""
+    body = request.content.read_nowait()  # what flow control lets in is far below the limit
+    take(len(body))
+    return body
 
 
 _GET: Final = frozenset({"GET", "HEAD"})

@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from typing import Annotated, Final, TypeVar, get_args, get_origin, get_type_hints
+from typing import Annotated, Final, NamedTuple, TypeVar, get_args, get_origin, get_type_hints
 
 import msgspec
 from msgspec import inspect
@@ -25,8 +24,7 @@ T = TypeVar("T", bound=msgspec.Struct)
 Path = tuple[str | int, ...]
 
 
-@dataclass(frozen=True)
-class Decoded:
+class Decoded(NamedTuple):
     """A push, and how many unknown fields it had."""
 
     push: Push

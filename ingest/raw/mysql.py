@@ -105,10 +105,8 @@ class Connection:
         return True
 
     async def execute(self, statement: str) -> int:
-        """Run a statement; return how many rows it changed."""
-        async with self._connection.cursor() as cursor:
-            await cursor.execute(statement)
-            changed: int = cursor.rowcount
+        """Run a statement that returns no rows; return how many it changed."""
+        changed: int = await self._connection.query(statement)  # a cursor would only cost
         self._used = monotonic()
         return changed
 

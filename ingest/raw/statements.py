@@ -52,7 +52,13 @@ def quote(text: str) -> str:
 
 def moment(milliseconds: int) -> str:
     """Return the DATETIME(3) literal of UTC milliseconds since the epoch."""
-    return f"'{(_EPOCH + timedelta(milliseconds=milliseconds)).isoformat(' ', 'milliseconds')}'"
+    minutes, rest = divmod(milliseconds, 60_000)
+    return f"'{_minute(minutes)}:{rest // 1000:02}.{rest % 1000:03}'"
+
+
+@functools.lru_cache(maxsize=1024)  # a fleet's samples are of the last few minutes
+def _minute(minutes: int) -> str:
+    return (_EPOCH + timedelta(minutes=minutes)).isoformat(" ", "minutes")
 
 
 def milliseconds(value: datetime) -> int:
@@ -198,6 +204,7 @@ _PROCESS_COLUMNS: Final = (
     "involuntary_switches",
 )  # fmt: skip
 _PROCESS_VALUES: Final = attrgetter(*_PROCESS_COLUMNS)
+_CPU_NUMBERS: Final = attrgetter(*_COLUMNS[Feed.CPU][:-1])
 _INSERT_PROCESS_SAMPLES: Final = (
     f"INSERT INTO process_samples (host_id,sampled_at,seq,exited,{','.join(_PROCESS_COLUMNS)},identity) VALUES "  # noqa: S608 - names of ours
 )
@@ -214,11 +221,8 @@ def _values(s: Sample) -> str:
             f"{s.swap_total_bytes},{s.swap_free_bytes},{_nullable(s.shared_bytes)},{_nullable(s.slab_bytes)}"
         )
     if isinstance(s, wire.CpuSample):
-        return (
-            f"{s.user_ns},{s.nice_ns},{s.system_ns},{s.idle_ns},{s.iowait_ns},{s.irq_ns},{s.softirq_ns},"
-            f"{s.steal_ns},{s.guest_ns},{s.guest_nice_ns},{s.load1_milli},{s.load5_milli},{s.load15_milli},"
-            f"{s.context_switches},{s.forks},'{msgspec.json.encode(s.cores).decode()}'"  # our names and integers
-        )
+        numbers = msgspec.json.encode(_CPU_NUMBERS(s))[1:-1]
+        return f"{numbers.decode('ascii')},'{msgspec.json.encode(s.cores).decode()}'"  # our names and integers
     return (
         f"{int(s.keyframe)},{s.total},{s.threads},{s.running},{s.sleeping},{s.disk_sleep},{s.stopped},{s.traced},"
         f"{s.zombie},{s.dead},{s.idle},{s.parked},{s.other},{len(s.processes)},{len(s.exited)}"

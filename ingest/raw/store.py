@@ -108,7 +108,8 @@ class Store:
 
     async def store(self, feed: Feed, push: Push) -> Accepted:
         """Store a push and return after the commit. Raises Problem: OUTSIDE_PARTITIONS, UNAVAILABLE or INTERNAL."""
-        await self._check_bounds(feed, push)
+        if monotonic() - self._bounds_read > BOUNDS_SECONDS or self._first_outside(feed, push) is not None:
+            await self._check_bounds(feed, push)
         answer = asyncio.get_running_loop().create_future()
         self._waiting.append(_Item(feed, push, answer, self._batch_ids.getrandbits(63)))
         self._arrived.set()
@@ -304,13 +305,16 @@ class Store:
         for table, count in rows.items():
             metrics.rows(table, count)
         answers = []
-        for item, samples in zip(batch, places, strict=True):
+        for samples in places:
             accepted = len(samples)
             if lost:
                 accepted -= sum((sample.key, sample.batch_id) in lost for sample in samples)
-            answer = Accepted(accepted, len(samples) - accepted)
-            metrics.stored(item.feed, accepted=answer.accepted, duplicates=answer.duplicates)
-            answers.append(answer)
+            answers.append(Accepted(accepted, len(samples) - accepted))
+        for feed in {item.feed for item in batch}:
+            own = [answer for item, answer in zip(batch, answers, strict=True) if item.feed is feed]
+            metrics.stored(
+                feed, accepted=sum(one.accepted for one in own), duplicates=sum(one.duplicates for one in own)
+            )
         return answers
 
 
@@ -360,11 +364,11 @@ async def _begin(
     commits by itself before: no transaction of samples holds a lock on that table.
     """
     wanted = {(item.push.host, item.push.stream): (item.push.boot_id, item.push.kernel) for item in batch}
-    found = {host: known[host] for host in wanted if host in known}
-    if _values(found) == wanted:
-        ((count,),) = await connection.query_and_begin(statements.host_count(row[0] for row in found.values()))
-        if count == len(found):
-            return {host: row[0] for host, row in found.items()}
+    ids = {host: row[0] for host, values in wanted.items() if (row := known.get(host)) and row[1:] == values}
+    if len(ids) == len(wanted):
+        ((count,),) = await connection.query_and_begin(statements.host_count(ids.values()))
+        if count == len(ids):
+            return ids
         await connection.execute("ROLLBACK")
     found = _hosts(await connection.query(statements.host_query(wanted)))
     if _values(found) != wanted:
