@@ -22,6 +22,9 @@ import pytest
 import yaml
 
 from dev import manifests
+from ingest.schema import grants
+from latido import settings
+from loadtest import run as loadtest_run
 
 ROOT: Final = Path(__file__).parent.parent
 KUBERNETES: Final = ROOT / "kubernetes"
@@ -57,14 +60,18 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
     copy = folder / "kubernetes"
     subprocess.run([ROOT / "packaging" / "make-secrets", copy / "secrets" / "values"], check=True, capture_output=True)
     for name in COMPONENTS:
-        alone = copy / "alone" / name
-        alone.mkdir(parents=True)
-        (alone / "kustomization.yaml").write_text(
-            "resources: [../../base, ../../secrets]\n"
-            f"components: [../../components/{name}]\n"
-            "images: [{name: latido, newTag: 0.1.0}]\n"
-        )
+        write_overlay(copy, name, name)
     return copy
+
+
+def write_overlay(tree: Path, overlay: str, *components: str) -> None:
+    """Write an overlay `alone/OVERLAY` of the base with these components, in this order."""
+    folder = tree / "alone" / overlay
+    folder.mkdir(parents=True)
+    paths = ", ".join(f"../../components/{name}" for name in components)
+    (folder / "kustomization.yaml").write_text(
+        f"resources: [../../base, ../../secrets]\ncomponents: [{paths}]\nimages: [{{name: latido, newTag: 0.1.0}}]\n"
+    )
 
 
 def render(tree: Path, what: str) -> list[Object]:
@@ -245,6 +252,99 @@ def test_every_selector_selects_and_every_pod_has_a_policy(objects: list[Object]
     assert {"latido", "latido-exporter"} <= denied <= namespaces
 
 
+def rules(objects: list[Object], labels: Object, direction: str) -> Iterator[Object]:
+    """Yield what the policies of a pod let in (`ingress`) or out (`egress`)."""
+    for each in objects:
+        if (
+            each["kind"] == "NetworkPolicy"
+            and each["metadata"]["namespace"] == labels["namespace"]
+            and matches(each["spec"]["podSelector"], labels)
+        ):
+            yield from each["spec"].get(direction, [])
+
+
+def lets(rule: Object, peers: list[Object], home: str, other: Object, port: int) -> bool:
+    """Tell whether a rule of a pod in the namespace `home` is for another pod and a TCP port; no peers are all."""
+    named = {"kubernetes.io/metadata.name": other["namespace"]}
+    at_home = {"matchLabels": {"kubernetes.io/metadata.name": home}}
+    return any(each["protocol"] == "TCP" and each["port"] == port for each in rule["ports"]) and any(
+        matches(peer.get("namespaceSelector", at_home), named) and matches(peer.get("podSelector", {}), other)
+        for peer in peers
+    )
+
+
+def allowed(objects: list[Object], labels: Object) -> set[tuple[str, int]]:
+    """Return which pods, by name, a pod may connect to at which port: by its own policies and by theirs."""
+    here = labels["namespace"]
+    anyone: list[Object] = [{"namespaceSelector": {}}]
+    return {
+        (name, port)
+        for _, name, other, _ in pods(objects)
+        for port in PORTS.values()
+        if any(lets(rule, rule.get("to", anyone), here, other, port) for rule in rules(objects, labels, "egress"))
+        and any(
+            lets(rule, rule.get("from", anyone), other["namespace"], labels, port)
+            for rule in rules(objects, other, "ingress")
+        )
+    }
+
+
+def test_the_load_test_reaches_what_it_loads_and_no_more(tree: Path) -> None:
+    """By both ends' policies; names are the one thing else that it may ask for."""
+    objects = render(tree, "components/loadtest")
+    by_name = {name: labels for _, name, labels, _ in pods(objects)}
+    expected = {(name, PORTS[name]) for name in ("ingest-raw", "ingest-orm", "mysql")}
+    assert expected == allowed(objects, by_name["loadtest"])
+    for rule in rules(objects, by_name["loadtest"], "egress"):
+        peers = {tuple(sorted(peer)) for peer in rule["to"]}
+        assert peers == (
+            {("namespaceSelector",)} if {53} == {each["port"] for each in rule["ports"]} else {("podSelector",)}
+        )
+    assert [] == list(rules(objects, by_name["loadtest"], "ingress"))
+    # What was allowed without it is as it was, and what is read here can tell the difference.
+    before = render(tree, "overlays/local")
+    assert allowed(before, by_name["exporter"]) == allowed(objects, by_name["exporter"])
+    assert set() == allowed(before, by_name["loadtest"])
+    assert {name for name in by_name if allowed(objects, by_name[name])} > {"loadtest", "exporter", "bridge"}
+
+
+def test_the_load_test_is_bounded_and_its_verdict_final(tree: Path) -> None:
+    (job,) = [
+        each["spec"]
+        for each in render(tree, "components/loadtest")
+        if each["metadata"]["name"] == "loadtest" and each["kind"] == "Job"
+    ]
+    (container,) = job["template"]["spec"]["containers"]
+    flags = dict(word.removeprefix("--").split("=") for word in container["args"] if word.startswith("--"))
+    assert ("2", "both") == (flags["workers"], flags["api"])
+    longest = settings.positive_duration(flags["duration"]) + loadtest_run.GRACE_SECONDS
+    assert longest < job["activeDeadlineSeconds"]
+    (rule,) = job["podFailurePolicy"]["rules"]
+    assert ("FailJob", "NotIn", [2]) == (rule["action"], rule["onExitCodes"]["operator"], rule["onExitCodes"]["values"])
+    assert container["name"] == rule["onExitCodes"]["containerName"]
+    environ = {variable["name"]: variable["value"] for variable in container["env"]}
+    user = settings.dsn(environ["LATIDO_DB_DSN"]).user.removeprefix("latido_")
+    assert {"SELECT"} == set(grants.PROGRAMS[user].values())
+
+
+def test_the_load_test_counts_in_cloud_sql(tree: Path) -> None:
+    """Listed before `cloudsql`, its Job gets the proxy that the others have, and a way out to it."""
+    write_overlay(tree, "loadtest-cloudsql", "loadtest", "cloudsql")
+    objects = render(tree, "alone/loadtest-cloudsql")
+    found = {name: spec for kind, name, _, spec in pods(objects) if kind == "Job"}
+    assert found["schema-upgrade"]["hostAliases"] == found["loadtest"]["hostAliases"]
+    assert "cloud-sql-proxy" in {container["name"] for container in found["loadtest"]["initContainers"]}
+    egress = {
+        each["metadata"]["name"]: each["spec"]["egress"][-1]
+        for each in objects
+        if each["kind"] == "NetworkPolicy" and each["spec"].get("egress")
+    }
+    assert egress["schema"] == egress["loadtest"]
+    for each in objects:
+        if each["metadata"]["name"] == "loadtest":
+            kubernetes_validate.validate(each, newest_versions(1)[0], strict=True)
+
+
 def test_every_secret_config_map_and_account_exists(objects: list[Object]) -> None:
     there = {
         (each["kind"], each["metadata"].get("namespace"), each["metadata"]["name"]): set(each.get("data", {}))
@@ -282,7 +382,7 @@ def test_every_setting_is_one_that_the_program_knows(objects: list[Object]) -> N
     """A variable that no program reads is a setting that does nothing."""
     for _, _, _, spec in pods(objects):
         for container in spec["containers"]:
-            if not container["image"].rpartition("/")[2].startswith("latido:"):
+            if not container["image"].rpartition("/")[2].startswith(("latido:", "latido-loadtest:")):
                 continue
             words = tuple(word for word in container["args"] if not word.startswith("-"))
             known = set(re.findall(r"[-A-Za-z_.]+", help_of(words)))
