@@ -59,7 +59,7 @@ drill: ## break a running stack and see every alert, panel and rule answer, in a
 	@dev/setup.sh test
 	@LATIDO_DRILL=1 $(PY) -m pytest -q grafana/tests/test_dashboard_queries.py
 
-containers: ## build the image and run compose.yaml and the Deployments as containers (root, podman, a quarter of an hour)
+containers: ## build the images and run compose.yaml and the Deployments as containers (root, podman, a quarter of an hour)
 	@dev/setup.sh containers
 	@LATIDO_CONTAINERS=1 $(PY) -m pytest -q tests/containers $(ARGS)
 
@@ -83,10 +83,12 @@ format: ## let ruff rewrite what it can
 COMPILE := .venv/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
   --no-emit-index-url --no-annotate --no-header pyproject.toml
 
-requirements: ## compile pyproject.toml into requirements.txt and the image's: pinned, hashed, without addresses
+requirements: ## compile pyproject.toml into requirements.txt and the images': pinned, hashed, without addresses
 	@$(COMPILE) --all-extras -o requirements.txt
 	@echo hatchling | $(COMPILE) - --extra exporter --extra ingest --extra bridge --constraint requirements.txt \
 	  -o packaging/container/requirements.txt
+	@echo hatchling | $(COMPILE) - --extra loadtest --constraint requirements.txt \
+	  -o packaging/container/requirements-loadtest.txt
 
 manifests: ## write the Prometheus Operator's copy of the alert rules into kubernetes/
 	@$(PY) -m dev.manifests

@@ -20,6 +20,7 @@ ROOT: Final = Path(__file__).parent.parent
 FOLDER: Final = (ROOT / ".run" / "containers").resolve()  # podman remembers it, and wants it to be the same
 STAND_INS: Final = ROOT / "tests" / "containers" / "standins"
 IMAGE: Final = "localhost/latido:0.1.0"
+LOADTEST_IMAGE: Final = "localhost/latido-loadtest:0.1.0"
 BASE: Final = "docker.io/library/python:3.11-slim-bookworm"
 BASE_PACKAGES: Final = "python3,python3-venv,ca-certificates"
 NEEDED: Final = (
@@ -145,9 +146,10 @@ class Podman:
         self.run("build", "--network=host", "--tag", tag, *mounts, *chosen, context, timeout=3600)
 
     def build_latido(self) -> None:
-        """Build Latido's image from this checkout; unchanged parts come from podman's cache."""
+        """Build Latido's two images from this checkout; unchanged parts come from podman's cache."""
         self.make_base()
         self.build(IMAGE, ROOT)
+        self.build(LOADTEST_IMAGE, ROOT, target="loadtest")
 
     def build_stand_ins(self) -> None:
         """Build what stands in for the images of compose.yaml that are not Latido's, under their names."""

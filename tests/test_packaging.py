@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+import tomllib
 import zipfile
 from pathlib import Path
 
@@ -18,6 +19,13 @@ PROGRAMS: dict[str, list[tuple[str, ...]]] = {
     "ingest": [("ingest", "raw"), ("ingest", "orm")],
     "bridge": [("bridge",)],
 }
+
+
+IMAGES = {
+    "requirements.txt": ("exporter", "ingest", "bridge"),
+    "requirements-loadtest.txt": ("loadtest",),
+}
+"""What the images' pinned packages are for, by the file in packaging/container."""
 
 
 def run(*command: str | Path) -> str:
@@ -41,13 +49,13 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def install(folder: Path, wheel: Path, extra: str) -> Path:
     """Install the wheel with an extra, at the pinned versions, into a new environment; return its `bin`."""
     run(sys.executable, "-m", "venv", "--without-pip", folder)
-    pins = folder / "constraints.txt"
+    constraints = folder / "constraints.txt"
     text = (Path(__file__).parent.parent / "requirements.txt").read_text()
-    pins.write_text("".join(line.split(" \\")[0] + "\n" for line in text.splitlines() if line[:1].strip()))
+    constraints.write_text("".join(line.split(" \\")[0] + "\n" for line in text.splitlines() if line[:1].strip()))
     name = f"latido[{extra}] @ file://{wheel}" if extra else f"latido @ file://{wheel}"
     # The pip of this environment, which reaches an index however this machine is set up to, installs into the other.
     pip = (sys.executable, "-m", "pip", "--python", folder / "bin" / "python")
-    run(*pip, "install", "-q", "--disable-pip-version-check", "--constraint", pins, name)
+    run(*pip, "install", "-q", "--disable-pip-version-check", "--constraint", constraints, name)
     return folder / "bin"
 
 
@@ -70,6 +78,26 @@ def test_alone_it_has_help_and_names_the_extra_that_a_command_needs(wheel: Path,
         assert done.returncode == 2
         assert f"pip install 'latido[{extra}]'" in done.stderr
         assert "Traceback" not in done.stderr
+
+
+def pins(text: str) -> dict[str, str]:
+    """Return the packages of a requirements file, as `NAME==VERSION`, with their hashes."""
+    entries = re.sub(r" *\\\n *", " ", text).splitlines()
+    # For whom (`; sys_platform == …`) depends on who else wants it.
+    return {line.split(" ")[0]: line.partition(" --hash=")[2] for line in entries if line}
+
+
+@pytest.mark.parametrize("name", IMAGES)
+def test_an_images_packages_are_those_that_are_tested(repository: Path, name: str) -> None:
+    """`make requirements`: versions and hashes of the checkout's environment, for the image's extras, from nowhere."""
+    text = (repository / "packaging" / "container" / name).read_text()
+    found, tested = pins(text), pins((repository / "requirements.txt").read_text())
+    assert found.items() <= tested.items()
+    assert all("sha256:" in hashes for hashes in found.values())
+    assert None is re.search(r"://|^ *--?(i|f|index|extra|find)\b", text, re.MULTILINE)
+    extras = tomllib.loads((repository / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    wanted = {re.split(r"[><=!~;\[ ]", line)[0] for extra in IMAGES[name] for line in extras[extra]}
+    assert {"hatchling", "pyyaml", *wanted} <= {each.partition("==")[0] for each in found}
 
 
 @pytest.mark.parametrize("extra", PROGRAMS)

@@ -17,7 +17,7 @@ LEFT_OUT = ("grafana",)
 
 @pytest.fixture(scope="session")
 def podman() -> Podman:
-    """Return podman with Latido's image of this checkout and the stand-ins for the others."""
+    """Return podman with Latido's images of this checkout and the stand-ins for the others."""
     if "LATIDO_CONTAINERS" not in os.environ:
         pytest.skip("builds images and takes a quarter of an hour: make containers runs it")
     reason = why_not()
