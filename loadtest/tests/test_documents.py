@@ -12,8 +12,11 @@ import pytest
 LATIDO = str(Path(sys.executable).parent / "latido")
 COMMANDS = ("record", "loadtest run", "loadtest report", "loadtest stress")
 EVERYWHERE = {"--help", "--version", "--config.file", "--log.level", "--log.format"}
-OTHERS = {"--push.url", "--rm", "--cpu", "--vm", "--vm-bytes", "--timeout"}
-"""Of other commands: the exporter's, Docker's, stress's."""
+OTHERS = {
+    *("--push.url", "--rm", "--build", "--profile", "--target"),
+    *("--cpu", "--vm", "--vm-bytes", "--timeout", "--namespace", "--follow"),
+}
+"""Of other commands: the exporter's, Docker's, stress's, kubectl's."""
 
 
 @pytest.fixture
