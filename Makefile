@@ -1,6 +1,6 @@
 # The commands of this repository; `make help` lists them.
 .DEFAULT_GOAL := help
-.PHONY: help up status latido test faults soak fuzz drill containers compose-up check format manifests requirements modules page bench \
+.PHONY: help up status latido test faults soak fuzz drill containers compose-up check format manifests requirements modules page bench bench-page \
   loadtest stress clean
 PY := .venv/bin/python
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
@@ -34,8 +34,12 @@ test: ## set up, then run every check and test
 modules: ## build the kernel modules for this kernel, install and load them (needs root)
 	@$(MAKE) --no-print-directory -C kmod install load
 
-bench: ## run every benchmark against its real alternative
+bench: ## run every benchmark against its real alternative (two hours) and make a page of the results in .run/benchmarks
+	@dev/setup.sh test
 	@$(PY) -m loadtest.benchmarks all
+
+bench-page: ## make docs/benchmarks.md of the results in docs/benchmarks/
+	@$(PY) -m loadtest.benchmarks document --results docs/benchmarks --output docs/benchmarks.md
 
 DURATION ?= 5m
 loadtest: ## load both APIs in turn on a private stack, and say by objectives and counts how it was: make loadtest DURATION=2m ARGS='--hosts=100'

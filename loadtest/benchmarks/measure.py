@@ -13,9 +13,10 @@ import statistics
 import time
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
-from typing import Final, Literal, TypeVar
+from typing import Any, Final, Literal, TypeVar
 
 LEAST_RUNS: Final = 7
 
@@ -38,7 +39,7 @@ class Ratio:
         """Whether the median is on the good side of the bar."""
         return self.value >= self.bar if self.better == "larger" else self.value <= self.bar
 
-    def document(self) -> dict[str, float | int | bool]:
+    def document(self) -> dict[str, float | int | bool | str]:
         """Return the machine-readable form."""
         return {
             "value": self.value,
@@ -46,6 +47,7 @@ class Ratio:
             "max": self.max,
             "runs": self.runs,
             "bar": self.bar,
+            "better": self.better,
             "met": self.met,
         }
 
@@ -64,10 +66,37 @@ class Result:
         return {
             "name": self.name,
             "machine": machine(),
-            "versions": {"python": platform.python_version(), **self.versions},
+            "versions": {"python": platform.python_version(), **installed("latido"), **self.versions},
             "ratios": {key: ratio.document() for key, ratio in self.ratios.items()},
             "raw": dict(self.raw),
         }
+
+
+def recorded(run: Callable[[], Result], arguments: Mapping[str, object]) -> tuple[Result, dict[str, object]]:
+    """Run a benchmark; return what it found, and its document with when, how long and beside what load it ran.
+
+    Floats of the document have five significant digits: no machine here measures more.
+    """
+    before, began, start = os.getloadavg(), datetime.now(UTC), time.perf_counter()
+    result = run()
+    document = result.document()
+    raw = document.pop("raw")
+    ran: dict[str, object] = {
+        "measured_at": began.isoformat(timespec="seconds").replace("+00:00", "Z"),
+        "seconds": time.perf_counter() - start,
+        "load_average": {"before": before, "after": os.getloadavg()},
+        "arguments": {name: str(value) if isinstance(value, Path) else value for name, value in arguments.items()},
+    }
+    rounded: dict[str, object] = _rounded({**document, **ran, "raw": raw})
+    return result, rounded
+
+
+def _rounded(value: Any) -> Any:  # noqa: ANN401 - any JSON
+    if isinstance(value, float):
+        return float(f"{value:.5g}")
+    if isinstance(value, Mapping):
+        return {str(key): _rounded(member) for key, member in value.items()}
+    return [_rounded(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 def cpu_of(work: Callable[[], object]) -> float:
