@@ -30,6 +30,8 @@ from latido.settings import SettingsError, read_secret
 
 log = logs.get(__name__)
 
+CONNECT_SECONDS: Final = 5.0
+
 MEASURE_SECONDS: Final = 1.0
 
 
@@ -40,6 +42,15 @@ class HostFacts:
     host: str
     boot_id: str
     kernel: str
+
+
+def timeouts(seconds: float) -> aiohttp.ClientTimeout:
+    """Return how long a push may take in all, and a connection to come about once its address is known.
+
+    Finding the address is bounded by the whole alone: where the first of two name servers is silent, resolv.conf(5) has
+    every look-up take 5 s, and a bound as short as that would keep samples for as long as the server is silent.
+    """
+    return aiohttp.ClientTimeout(total=seconds, sock_connect=min(CONNECT_SECONDS, seconds))
 
 
 class Pusher:
@@ -67,11 +78,10 @@ class Pusher:
 
     async def run(self) -> None:
         """Sample and deliver until cancelled."""
-        timeout = aiohttp.ClientTimeout(total=self._settings.timeout, connect=min(5.0, self._settings.timeout))
         envelope = Envelope(self._facts.host, self._spool.stream, self._facts.boot_id, self._facts.kernel)
         connector = aiohttp.TCPConnector(ssl=self._tls)
         async with (
-            aiohttp.ClientSession(timeout=timeout, connector=connector) as session,
+            aiohttp.ClientSession(timeout=timeouts(self._settings.timeout), connector=connector) as session,
             asyncio.TaskGroup() as tasks,
         ):
             poster = HttpPoster(session, self._token)
