@@ -7,7 +7,7 @@ import re
 import signal
 import socket
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 from dev.program import Program, Start
@@ -38,7 +38,11 @@ def _runs(pid: int) -> bool:
 
 def _sockets(pid: int) -> int:
     folder = Path(f"/proc/{pid}/fd")
-    return sum(str(name.readlink()).startswith("socket:") for name in folder.iterdir())
+    found = 0
+    for name in folder.iterdir():
+        with suppress(FileNotFoundError):  # closed meanwhile
+            found += str(name.readlink()).startswith("socket:")
+    return found
 
 
 def _body(seq: int) -> dict[str, vectors.Json]:
