@@ -124,7 +124,8 @@ def _check(push: Push) -> None:
             raise _invalid(("samples", index, "seq"), "another sample of this body has it")
         seqs.add(sample.seq)
         if isinstance(sample, wire.CpuSample):
-            _check_cores(sample, ("samples", index))
+            if len(sample.cores) > 1:
+                _check_cores(sample, ("samples", index))
         elif isinstance(sample, wire.ProcesosSample):
             _check_processes(sample, ("samples", index))
 

@@ -13,7 +13,7 @@ import secrets
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
 from time import monotonic, perf_counter
 from typing import Final
@@ -58,7 +58,7 @@ class _Item:
     push: Push
     answer: asyncio.Future[Accepted]
     batch_id: int
-    since: float = field(default_factory=perf_counter)
+    since: float
 
     @property
     def processes(self) -> int:
@@ -111,7 +111,7 @@ class Store:
         if monotonic() - self._bounds_read > BOUNDS_SECONDS or self._first_outside(feed, push) is not None:
             await self._check_bounds(feed, push)
         answer = asyncio.get_running_loop().create_future()
-        self._waiting.append(_Item(feed, push, answer, self._batch_ids.getrandbits(63)))
+        self._waiting.append(_Item(feed, push, answer, self._batch_ids.getrandbits(63), perf_counter()))
         self._arrived.set()
         accepted: Accepted = await answer
         return accepted
