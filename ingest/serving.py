@@ -21,6 +21,9 @@ from latido.settings import Address, DatabaseSettings, LogSettings, SettingsErro
 BACKLOG: Final = 1024
 MAX_TOKEN_FILE: Final = 16 << 20
 RETRY_AFTER_BUSY: Final = 1
+KEEP_ALIVE_SECONDS: Final = 75
+"""How long a connection may be idle. Longer than any sender keeps one: whoever closes first must be the sender, since a
+request that meets a closing connection is lost. (uvicorn's own 5 s is the very interval at which exporters push.)"""
 STOP_SECONDS: Final = 2.5
 """After SIGTERM: time for requests in flight. With the rest of the way down it stays below 4 s."""
 

@@ -95,7 +95,14 @@ def _run(argv: Sequence[str]) -> int:
     metrics.pool(given.connections)
     room = serving.Room(given.serving.max_bytes)
     application = create_app(Resources(engine, Store(metrics), metrics, tokens, given.serving, room))
-    config = uvicorn.Config(application, log_config=None, access_log=False, server_header=False, lifespan="off")
+    config = uvicorn.Config(
+        application,
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        lifespan="off",
+        timeout_keep_alive=serving.KEEP_ALIVE_SECONDS,
+    )
     config.load()
     config.ssl = tls
     server = uvicorn.Server(config)

@@ -115,6 +115,7 @@ async def _serve(
     server = web.Server(
         api.answer,
         access_log=None,
+        keepalive_timeout=serving.KEEP_ALIVE_SECONDS,
         auto_decompress=False,  # `inflate` does it, within the contract's limits
         lingering_time=1.0,
     )
