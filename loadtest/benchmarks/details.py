@@ -98,7 +98,7 @@ def _exits(raw: Raw) -> Iterator[Table]:
             for name in rounds[0]["shares"]
             if all(name in one["shares"] for one in rounds)
         }
-        told = ", ".join(f"{_contender(name)} {100 * share:.4g}%" for name, share in shares.items())
+        told = ", ".join(f"{_contender(name)} {100 * share:.5g}%" for name, share in shares.items())
         cpu = _median([one["cpu_seconds"] for one in rounds], "s")
         rows.append((place, f"{len(rounds)} of {rounds[0]['ended']} ends, {cpu}", told))
     yield Table(("where (a kernel: its guest)", "storms, CPU of each", "share of it that was seen, median"), rows)
