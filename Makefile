@@ -34,7 +34,7 @@ test: ## set up, then run every check and test
 modules: ## build the kernel modules for this kernel, install and load them (needs root)
 	@$(MAKE) --no-print-directory -C kmod install load
 
-bench: ## run every benchmark against its real alternative (two hours) and make a page of the results in .run/benchmarks
+bench: ## run every benchmark against its real alternative (an hour) and make a page of the results in .run/benchmarks
 	@dev/setup.sh test
 	@$(PY) -m loadtest.benchmarks all
 

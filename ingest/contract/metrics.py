@@ -144,7 +144,7 @@ class Metrics:
 
 
 class _Timed:
-    """A block being timed. No generator's context manager: those cost each push three times as much."""
+    """A block being timed. No generator's context manager: that costs each push twice as much."""
 
     __slots__ = ("_series", "_start")
 

@@ -111,7 +111,7 @@ async def _serve(
         loop.add_signal_handler(number, stop.set)
     worker.watch(stop)
     api = Api(store, metrics, tokens, given.serving, worker)
-    # Without aiohttp's application: its router and middlewares would be a tenth of what a small push costs.
+    # Without aiohttp's application: on a small push its router and middlewares are felt.
     server = web.Server(
         api.answer,
         access_log=None,
@@ -150,7 +150,7 @@ class Api:
         self._max_requests = given.max_requests
         self._read_timeout = given.read_timeout
         self._room = serving.Room(given.max_bytes)
-        self._debug = log.is_enabled(logging.DEBUG)  # asked once: of a small push the asking would be a hundredth
+        self._debug = log.is_enabled(logging.DEBUG)  # asked once, not for each push
         self._in_flight = 0
         metrics.in_flight(lambda: self._in_flight)
         self._idle = asyncio.Event()

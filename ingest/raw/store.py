@@ -108,6 +108,7 @@ class Store:
 
     async def store(self, feed: Feed, push: Push) -> Accepted:
         """Store a push and return after the commit. Raises Problem: OUTSIDE_PARTITIONS, UNAVAILABLE or INTERNAL."""
+        # Nearly every push passes here, and needs no coroutine for it.
         if monotonic() - self._bounds_read > BOUNDS_SECONDS or self._first_outside(feed, push) is not None:
             await self._check_bounds(feed, push)
         answer = asyncio.get_running_loop().create_future()

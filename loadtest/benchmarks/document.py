@@ -92,7 +92,7 @@ _HEAD: Final = """\
 # Benchmarks
 
 Made of the results files in `docs/benchmarks/` by `make bench-page`; do not edit. `python -m loadtest.benchmarks NAME`
-runs one benchmark; `make bench` runs all of them, which takes two hours, and makes the same page of its own results in
+runs one benchmark; `make bench` runs all of them, which takes an hour, and makes the same page of its own results in
 `.run/benchmarks/`. Each measures ours and the real alternative in the same interleaved run and prints a ratio, its
 spread and the bar that it has to meet. Nothing is installed: Debian's packages are unpacked beside the checkout. CPU
 time comes before wall time, medians of at least seven decide.

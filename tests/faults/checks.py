@@ -14,10 +14,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, NamedTuple
 
-import pymysql
-
 from ingest.contract.wire import Feed
 from latido import settings
+from loadtest.verify import connect
 from tests.faults.ledger import Key, Ledger, Told
 from tests.faults.reader import Followed
 
@@ -76,7 +75,7 @@ def read_database(dsn: str) -> Stored:
     """Read every sample and every process row."""
     found = Stored()
     with (
-        _connect(dsn) as connection,
+        connect(settings.dsn(dsn)) as connection,
         connection.cursor() as cursor,
     ):
         cursor.execute("SELECT id, name, stream FROM hosts")
@@ -119,21 +118,9 @@ def read_database(dsn: str) -> Stored:
     return found
 
 
-def _connect(dsn: str) -> pymysql.Connection[pymysql.cursors.Cursor]:
-    given = settings.dsn(dsn)
-    return pymysql.connect(
-        host=given.host,
-        port=given.port,
-        user=given.user,
-        password=given.password,
-        database=given.database,
-        init_command="SET time_zone = '+00:00'",
-    )
-
-
 def newest(dsn: str) -> dict[Followed, int]:
     """Return the newest number of each feed of each stream that the database holds now."""
-    with _connect(dsn) as connection, connection.cursor() as cursor:
+    with connect(settings.dsn(dsn)) as connection, connection.cursor() as cursor:
         found: dict[Followed, int] = {}
         for feed in Feed:
             cursor.execute(
