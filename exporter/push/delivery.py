@@ -44,6 +44,8 @@ FIRST_DELAY: Final = 0.5
 LONGEST_DELAY: Final = 30.0
 PAUSE_DELAY: Final = 30.0
 """Seconds between two looks at an API that refuses us; someone must change a token or a URL, so haste gains nothing."""
+TROUBLE_SECONDS: Final = 5.0
+"""Of failures before they are a warning. An API that restarts is back by then, and a whole stack has started."""
 MAX_ANSWER_BYTES: Final = 1 << 16
 
 
@@ -210,6 +212,7 @@ class Delivery:
         self._behind = asyncio.Event()
         self._flows = asyncio.Event()
         self._troubled_since: float | None = None
+        self._warned = False
         self._live_seconds = 0.0
         """That the latest answer to live samples took."""
 
@@ -348,10 +351,10 @@ class Delivery:
         self._metrics.last_success.labels(answer.url).set_to_current_time()
         self._metrics.paused.labels(answer.url).set(0)
         lane.failures = 0
-        if self._troubled_since is not None:
+        if self._troubled_since is not None and self._warned:
             seconds = round(time.monotonic() - self._troubled_since)
             log.info("push delivers again", url=answer.url, after_seconds=seconds)
-            self._troubled_since = None
+        self._troubled_since, self._warned = None, False
         return None
 
     async def _bury(self, feed: Feed, sample: Stored, answer: Answer) -> None:
@@ -369,17 +372,20 @@ class Delivery:
 
     def _pause(self, answer: Answer) -> float:
         self._metrics.paused.labels(answer.url).set(1)
-        self._trouble("push is refused; every sample is kept until this is mended", answer)
+        self._trouble("push is refused; every sample is kept until this is mended", answer, after=0.0)
         return PAUSE_DELAY
 
     def _retry(self, lane: _Lane, answer: Answer) -> float:
-        self._trouble("push does not get through; every sample is kept and tried again", answer)
+        self._trouble("push does not get through; every sample is kept and tried again", answer, after=TROUBLE_SECONDS)
         delay = retry_delay(lane.failures, answer.retry_after, random.random)
         lane.failures += 1
         return delay
 
-    def _trouble(self, event: str, answer: Answer) -> None:
-        # Once per outage: a line a try would bury the log of a host that pushes every second.
+    def _trouble(self, event: str, answer: Answer, *, after: float) -> None:
+        now = time.monotonic()
         if self._troubled_since is None:
-            self._troubled_since = time.monotonic()
+            self._troubled_since = now
+        # Once per outage: a line a try would bury the log of a host that pushes every second.
+        if not self._warned and now - self._troubled_since >= after:
+            self._warned = True
             log.warning(event, url=answer.url, status=answer.status, reason=answer.text[:500])

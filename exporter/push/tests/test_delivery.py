@@ -183,6 +183,34 @@ async def test_an_overloaded_api_is_tried_again_after_what_it_asked(tmp_path: Pa
     assert [[1, 2]] * 3 == script.requests
 
 
+async def test_an_api_that_is_back_at_once_is_no_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", "exporter.push.delivery")
+    answers = iter([503])
+    script = Script(lambda seqs: stored(seqs) if next(answers, None) is None else web.Response(status=503))
+    async with delivering(tmp_path, script, 2) as (spool, _, _, _):
+        await wait_until(lambda: spool.depth().samples == 0, "an empty spool")
+    assert ([[1, 2]] * 2, []) == (script.requests, caplog.messages)
+
+
+async def test_an_outage_is_one_warning_and_its_end_is_said(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    caplog.set_level("INFO", "exporter.push.delivery")
+    monkeypatch.setattr("exporter.push.delivery.TROUBLE_SECONDS", 0.1)
+    failures_after = 3
+
+    def answer(seqs: list[int]) -> web.Response:
+        nonlocal failures_after
+        failures_after -= bool(caplog.messages)
+        return stored(seqs) if failures_after < 0 else web.Response(status=503)
+
+    script = Script(answer)
+    async with delivering(tmp_path, script, 1) as (spool, _, _, _):
+        await wait_until(lambda: spool.depth().samples == 0, "an empty spool")
+    said = ["push does not get through; every sample is kept and tried again", "push delivers again"]
+    assert said == caplog.messages
+
+
 async def test_one_bad_sample_is_found_and_kept_aside_and_the_others_are_stored(tmp_path: Path) -> None:
     script = Script(lambda seqs: web.Response(status=422, text="{}") if 3 in seqs else stored(seqs))
     async with delivering(tmp_path, script, 7) as (spool, url, metrics, _):
