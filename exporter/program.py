@@ -47,7 +47,7 @@ def _run(argv: Sequence[str]) -> int:
         os.environ,
     )
     logs.setup(given.log.level, given.log.format)
-    status = use_tool(given.tools, lambda: _rules(given), lambda: _open(given))
+    status = use_tool(given.tools, lambda: _rules(given), lambda: _open(given, "explain"))
     if status is not None:
         return status
     if given.push.token_file is not None:
@@ -63,7 +63,7 @@ async def _serve(given: ExporterSettings) -> None:
     listeners = open_sockets(given.serving, protection, os.environ)
     rules = _rules(given)
     # A source each for scrape and push: they read in two threads, and neither waits for the other.
-    sources = [_open(given) for _ in ("scrape", "push")[: 2 if given.push.urls else 1]]
+    sources = [_open(given, reader) for reader in ("scrape", "push")[: 2 if given.push.urls else 1]]
     registry = CollectorRegistry()
     machine = MachineCollector(sources[0], make_collectors(given.collectors, rules))
     rules.register(registry)
@@ -113,9 +113,9 @@ def _rules(given: ExporterSettings) -> LiveRules:
         raise SettingsError(str(error)) from None
 
 
-def _open(given: ExporterSettings) -> Source:
+def _open(given: ExporterSettings, reader: str) -> Source:
     try:
-        return open_source(given.source, given.collectors.procfs)
+        return open_source(given.source, given.collectors.procfs, reader)
     except SourceError as error:
         flag = "path.procfs" if given.source == AUTO else "source"
         raise SettingsError(f"--{flag}: {error}") from None

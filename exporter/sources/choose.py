@@ -32,14 +32,15 @@ def source_name(value: str) -> str:
     return value
 
 
-def open_source(wanted: str, procfs: Path) -> Source:
+def open_source(wanted: str, procfs: Path, reader: str) -> Source:
     """Open the source that `wanted` names; `auto` is the first that works, and goes on with the next when it stops.
 
-    A source that was named is used or refused: it never becomes another. Raises SourceError.
+    A source that was named is used or refused: it never becomes another. `reader` says in the log who reads by it.
+    Raises SourceError.
     """
     if wanted != AUTO:
         return SOURCES[wanted](procfs)
-    return FallingBackSource([*SOURCES.items()], procfs)
+    return FallingBackSource([*SOURCES.items()], procfs, reader)
 
 
 class FallingBackSource:
@@ -49,9 +50,10 @@ class FallingBackSource:
     for an upgrade is chosen at the exporter's next start. Raises SourceError when the last one fails; it stays in use.
     """
 
-    def __init__(self, openers: Sequence[tuple[str, Opener]], procfs: Path) -> None:
+    def __init__(self, openers: Sequence[tuple[str, Opener]], procfs: Path, reader: str) -> None:
         self._rest = list(openers)
         self._procfs = procfs
+        self._reader = reader
         self._lock = threading.Lock()
         self._source = self._next()
 
@@ -88,7 +90,13 @@ class FallingBackSource:
                     failed = self._source
                     self._source = self._next()
                     failed.close()
-                    log.warning("source stopped working", source=failed.name, error=str(error), now=self._source.name)
+                    log.warning(
+                        "source stopped working",
+                        source=failed.name,
+                        reader=self._reader,
+                        error=str(error),
+                        now=self._source.name,
+                    )
 
     def _next(self) -> Source:
         """Open the next that works. Raises SourceError: what the last said, or all of them."""
@@ -98,9 +106,9 @@ class FallingBackSource:
             try:
                 source = opener(self._procfs)
             except SourceError as error:
-                log.info("source does not work here", source=name, reason=str(error))
+                log.info("source does not work here", source=name, reader=self._reader, reason=str(error))
                 reasons.append(str(error))
                 continue
-            log.info("source chosen", source=name)
+            log.info("source chosen", source=name, reader=self._reader)
             return source
         raise SourceError("; ".join(reasons))

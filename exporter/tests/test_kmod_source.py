@@ -165,7 +165,7 @@ class Failing:
 
 def test_auto_goes_on_with_the_next_source_when_one_stops(root: Path) -> None:
     first = Failing()
-    with closing(FallingBackSource([("failing", lambda _: first), ("kmod", KmodSource)], root)) as source:
+    with closing(FallingBackSource([("failing", lambda _: first), ("kmod", KmodSource)], root, "scrape")) as source:
         assert (source.name, source.ram().total_bytes) == ("failing", 1)
         first.works = False
         assert source.ram().total_bytes > 1
@@ -175,16 +175,16 @@ def test_auto_goes_on_with_the_next_source_when_one_stops(root: Path) -> None:
 
 def test_auto_takes_procfs_where_no_module_is_loaded_and_no_program_may_read() -> None:
     """A captured /proc is of another kernel than the one that a BPF program would read."""
-    with closing(open_source("auto", Path(__file__).parent / "fixtures" / "proc")) as source:
+    with closing(open_source("auto", Path(__file__).parent / "fixtures" / "proc", "scrape")) as source:
         assert source.name == "procfs"
         assert len(source.processes()) > 0
 
 
 def test_the_last_source_says_what_failed(tmp_path: Path) -> None:
     with pytest.raises(SourceError, match="latido_ram: cannot be opened: the module is not loaded"):
-        open_source("kmod", tmp_path)
+        open_source("kmod", tmp_path, "scrape")
     last = Failing()
-    source = FallingBackSource([("failing", lambda _: last)], tmp_path)
+    source = FallingBackSource([("failing", lambda _: last)], tmp_path, "scrape")
     last.works = False
     with pytest.raises(SourceError, match="Input/output error"):
         source.ram()

@@ -276,7 +276,7 @@ def test_two_sources_read_at_once(open_bpf: Opener) -> None:
 
 def test_auto_takes_it_where_no_module_is_loaded(open_bpf: Opener) -> None:
     open_bpf()
-    with closing(open_source("auto", Path("/proc"))) as source:
+    with closing(open_source("auto", Path("/proc"), "scrape")) as source:
         assert source.name == ("kmod" if Path("/proc/latido_procesos.bin").exists() else "bpf")
         assert os.getpid() in source.processes().records["pid"]
 
