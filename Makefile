@@ -10,7 +10,8 @@ export EXPORTER_PORT RAW_PORT ORM_PORT BRIDGE_PORT PROMETHEUS_PORT MARIADB_PORT 
 help: ## list these commands
 	@echo "Latido: what every process on every Linux host is doing now, and what it did at 03:12."
 	@echo
-	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | column -t -s '|'
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' $(MAKEFILE_LIST) | while IFS='|' read -r name does; do \
+	  printf '  make %-13s %s\n' "$$name" "$$does"; done
 	@echo
 	@echo "make up takes EXPORTER_PORT RAW_PORT ORM_PORT BRIDGE_PORT PROMETHEUS_PORT MARIADB_PORT RETAIN_DAYS,"
 	@echo "and LATIDO_DB_DSN=mysql://USER:PASSWORD@HOST:PORT/DATABASE to use a MySQL of yours."
@@ -19,10 +20,13 @@ up: ## set up and run the whole stack here, until Ctrl-C
 	@dev/setup.sh up
 	@exec $(PY) -m dev.up
 
-status: ## how the stack that `make up` runs is doing
+$(PY):
+	@echo "nothing is set up here yet; \`make up\` sets up and runs everything" >&2; exit 1
+
+status: | $(PY) ## how the stack that `make up` runs is doing
 	@$(PY) -m dev.up --status
 
-latido: ## any latido command on that stack's database: make latido ARGS='history --window 1m'
+latido: | $(PY) ## any latido command on that stack's database: make latido ARGS='history --window 1m'
 	@$(PY) -m dev.up --latido $(ARGS)
 
 test: ## set up, then run every check and test
@@ -39,24 +43,28 @@ bench: ## run every benchmark against its real alternative (an hour) and make a 
 	@$(PY) -m loadtest.benchmarks all
 
 bench-page: ## make docs/benchmarks.md of the results in docs/benchmarks/
+	@dev/setup.sh dev
 	@$(PY) -m loadtest.benchmarks document --results docs/benchmarks --output docs/benchmarks.md
 
 DURATION ?= 5m
 loadtest: ## load both APIs in turn on a private stack, and say by objectives and counts how it was: make loadtest DURATION=2m ARGS='--hosts=100'
-	@dev/setup.sh up
+	@dev/setup.sh dev
 	@$(PY) -m dev.loadtest --duration=$(DURATION) $(ARGS)
 
 stress: ## load this machine (CPU, memory, forks, I/O) and see it in the metrics: make stress ARGS='--kind=cpu --duration=30s'
-	@dev/setup.sh up
+	@dev/setup.sh dev
 	@$(PY) -m latido loadtest stress $(ARGS)
 
 faults: ## kill, cut, freeze and fill everything for 10 minutes, then count every sample: make faults ARGS='--seed 7'
+	@dev/setup.sh dev
 	@$(PY) -m tests.faults $(ARGS)
 
 soak: ## nothing but time, at ten times the normal rate, for 20 minutes: make soak ARGS='--minutes 5'
+	@dev/setup.sh dev
 	@$(PY) -m tests.faults.soak $(ARGS)
 
 fuzz: ## feed every parser of what others wrote with broken input, three minutes each: make fuzz ARGS='--seconds 20'
+	@dev/setup.sh dev
 	@$(PY) -m tests.fuzz $(ARGS)
 
 drill: ## break a running stack and see every alert, panel and rule answer, in a real Prometheus and MariaDB (four minutes)
@@ -72,29 +80,35 @@ compose-up: ## run everything as containers, Grafana too, until Ctrl-C (Docker)
 	@$(COMPOSE) up --build $(ARGS)
 
 page: ## build the bridge's page into bridge_ws/web/dist (needs Node), after a change of its sources
+	@dev/setup.sh dev
 	@$(PY) -m dev.page
 
 check: ## format, lint, types, imports
+	@dev/setup.sh dev
 	@$(PY) -m ruff format --check .
 	@$(PY) -m ruff check .
 	@$(PY) -m mypy
 	@.venv/bin/lint-imports --no-cache
 
 format: ## let ruff rewrite what it can
+	@dev/setup.sh dev
 	@$(PY) -m ruff format .
 	@$(PY) -m ruff check --fix .
 
 COMPILE := .venv/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
   --no-emit-index-url --no-annotate --no-header pyproject.toml
 
-requirements: ## compile pyproject.toml into requirements.txt and the images': pinned, hashed, without addresses
+requirements: ## compile pyproject.toml into requirements.txt, the images' and `make up`'s: pinned, hashed, without addresses
+	@dev/setup.sh dev
 	@$(COMPILE) --all-extras -o requirements.txt
 	@echo hatchling | $(COMPILE) - --extra exporter --extra ingest --extra bridge --constraint requirements.txt \
 	  -o packaging/container/requirements.txt
 	@echo hatchling | $(COMPILE) - --extra loadtest --constraint requirements.txt \
 	  -o packaging/container/requirements-loadtest.txt
+	@$(COMPILE) --extra up --constraint requirements.txt -o dev/requirements.txt
 
 manifests: ## write the Prometheus Operator's copy of the alert rules into kubernetes/
+	@dev/setup.sh dev
 	@$(PY) -m dev.manifests
 
 clean: ## remove what set-up and builds made (the data of `make up` too), unload the modules

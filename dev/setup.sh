@@ -1,10 +1,11 @@
 #!/usr/bin/env bash
-# Brings a checkout to where it can run (`setup.sh up`), test itself (`setup.sh test`) or run what is deployed as
-# containers (`setup.sh containers`): system packages where root or sudo allows, a virtual environment with the pinned and
-# hashed requirements, Debian's Prometheus unpacked into .run/. Says what it does, does nothing twice, starts nothing, and
-# names what is missing where it may not install.
+# Brings a checkout to where it can run (`setup.sh up`), be worked on (`setup.sh dev`: every library), test itself
+# (`setup.sh test`: a browser, kernels and an emulator too) or run what is deployed as containers (`setup.sh containers`):
+# system packages where root or sudo allows, a virtual environment with the pinned and hashed requirements, Debian's
+# Prometheus unpacked into .run/. Says what it does, does nothing twice, starts nothing, and names what is missing where
+# it may not install.
 set -euo pipefail
-purpose=${1:?usage: setup.sh up|test|containers}
+purpose=${1:?usage: setup.sh up|dev|test|containers}
 cd "$(dirname "$0")/.."
 mkdir -p .run/tools
 exec 9>.run/setup.lock
@@ -67,9 +68,12 @@ if ((${#missing[@]})); then
     fail "missing: ${missing[*]} (Debian's names); install them with this system's package manager"
   elif ((EUID == 0)); then as_root=()
   elif sudo -n true 2>/dev/null; then as_root=(sudo -n)
-  else fail "missing packages, and neither root nor sudo to install them; run once: sudo ${install[*]}"
+  else
+    as=$(command -v sudo >/dev/null && echo 'sudo ' || :)
+    fail "these packages are missing, and may not be installed from here; run once${as:-, as root,}, then this again:
+  ${as}apt-get update && ${as}${install[*]}"
   fi
-  say "installing ${missing[*]}"
+  say "installing Debian's ${missing[*]}$( ((${#missing[@]} < 5)) || echo ' (a minute or so)')"
   export DEBIAN_FRONTEND=noninteractive
   "${as_root[@]}" apt-get update -qq
   # Asked for all the same: a package that would start a service is stopped from it by this policy.
@@ -117,15 +121,34 @@ if [[ $purpose == test && ! -x $nginx ]]; then
 fi
 
 # --- the virtual environment ---
-stamp=$(cat requirements.txt pyproject.toml | sha256sum)
-if [[ ! -f .venv/stamp || $(<.venv/stamp) != "$stamp" ]]; then
-  say "installing the pinned requirements into .venv (a minute or so)"
+# To see Latido run, no one waits for what only tests and load tests need: that is two thirds.
+libraries=all files=(requirements.txt)
+if [[ $purpose == up ]]; then libraries=up files=(packaging/container/requirements.txt dev/requirements.txt); fi
+pins=$(cat requirements.txt packaging/container/requirements.txt dev/requirements.txt pyproject.toml | sha256sum | cut -d ' ' -f 1)
+found=$(cat .venv/stamp 2>/dev/null || :)
+
+pip() { .venv/bin/python -m pip install --disable-pip-version-check "$@" 2>&1; }
+told() { # NUMBER: keeps what pip says in its log, and says how far it is
+  local line count=0
+  while IFS= read -r line; do
+    printf '%s\n' "$line" >>.run/pip.log
+    case $line in
+      Collecting\ *) if ((++count % 20 == 0)); then say "$count of $1"; fi ;;
+      Installing\ collected\ *) say "all are here; putting them into .venv/" ;;
+    esac
+  done
+}
+if [[ $found != "$pins all" && $found != "$pins $libraries" ]]; then
+  count=$(sed -n 's/^\([a-z0-9._-]*\)==.*/\1/p' "${files[@]}" | sort -u | wc -l)
+  say "installing $count pinned libraries into .venv/ (half a minute, or two where the network or the machine is slow)"
+  : >.run/pip.log
   [[ -x .venv/bin/python ]] || "$python" -m venv .venv
-  .venv/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.txt \
-    >.run/pip.log 2>&1 || { tail -n 20 .run/pip.log >&2; fail "pip could not install requirements.txt; see .run/pip.log"; }
-  .venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e . \
-    >.run/pip.log 2>&1 || { tail -n 20 .run/pip.log >&2; fail "pip could not install this checkout; see .run/pip.log"; }
-  printf '%s\n' "$stamp" >.venv/stamp
+  rm -f .venv/stamp
+  pip --require-hashes "${files[@]/#/--requirement=}" | told "$count" ||
+    { tail -n 20 .run/pip.log >&2; fail "pip could not install ${files[*]}; see .run/pip.log"; }
+  pip --no-deps --no-build-isolation --editable . >>.run/pip.log ||
+    { tail -n 20 .run/pip.log >&2; fail "pip could not install this checkout; see .run/pip.log"; }
+  printf '%s\n' "$pins $libraries" >.venv/stamp
 fi
 
 if [[ $purpose == test ]]; then

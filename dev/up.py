@@ -69,7 +69,7 @@ def main() -> int:
         if given.status:
             flags = [f"--{name.replace(' ', '-')}.url={url}" for name, url in _running_urls(folder).items()]
             run_latido(folder, ["status", *flags])
-        if given.latido:
+        if given.latido is not None:
             run_latido(folder, given.latido)
         return up(folder, os.environ)
     except (UpError, MariadbError) as error:
@@ -123,8 +123,10 @@ def up(folder: Path, environ: Mapping[str, str]) -> int:
 
 
 def run_latido(folder: Path, arguments: list[str]) -> NoReturn:
-    """Become a latido command that reads the running stack's database. Raises UpError if none runs."""
-    environ = {**os.environ, "LATIDO_DB_DSN": _running(folder)["LATIDO_DB_DSN"]}
+    """Become a latido command that reads the running stack's database: its help if none is given. Raises UpError."""
+    environ = dict(os.environ)
+    if arguments:
+        environ["LATIDO_DB_DSN"] = _running(folder)["LATIDO_DB_DSN"]
     os.execvpe("latido", ["latido", *arguments], environ)  # noqa: S606 - our own command
 
 

@@ -228,6 +228,8 @@ def as_text(found: Status) -> str:
             _row((feed.host, feed.feed, f"{feed.age_seconds:.1f} s ago", str(feed.raw), str(feed.orm)), _WIDE)
             for feed in sorted(found.feeds, key=lambda feed: (feed.host, feed.stream, FEEDS.index(feed.feed)))
         ]
+        if found.spool is not None and len(found.spool.pending) > 1:
+            lines += ["", "A sample goes to every API and is stored once: it counts for the API that was first."]
     elif not found.database_reason:
         lines += ["", "no sample stored yet"]
     return "\n".join(lines) + "\n"

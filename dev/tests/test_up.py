@@ -11,6 +11,7 @@ import subprocess
 import sys
 import urllib.request
 from collections.abc import Iterator
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import psutil
@@ -61,6 +62,25 @@ def test_a_taken_port_is_named_with_what_moves_it(environ: dict[str, str]) -> No
 def test_status_without_a_stack_says_so(environ: dict[str, str]) -> None:
     done = up(environ, "--status")
     assert (1, "make up: no stack runs here; `make up` starts one\n") == (done.returncode, done.stderr)
+
+
+def test_no_command_of_latido_shows_them_all(environ: dict[str, str]) -> None:
+    done = up(environ, "--latido")
+    assert (0, "") == (done.returncode, done.stderr)
+    assert done.stdout.startswith("usage: latido COMMAND")
+
+
+def test_it_needs_no_library_that_it_does_not_set_up(repository: Path) -> None:
+    """`make up` installs less than what tests run in, so a missing library would show on a new machine alone."""
+    code = "import sys; had = {*sys.modules}; import dev.up, dev.prometheus; print(*{*sys.modules} - had)"
+    command = [sys.executable, "-c", code]
+    modules = subprocess.run(command, cwd=repository, capture_output=True, text=True, check=True, timeout=60).stdout
+    owners = packages_distributions()
+    needed = {re.sub(r"[-_.]+", "-", owner).lower() for module in modules.split() for owner in owners.get(module, ())}
+    texts = [(repository / folder / "requirements.txt").read_text() for folder in ("packaging/container", "dev")]
+    pinned = {line.partition("==")[0] for text in texts for line in text.splitlines() if "==" in line}
+    assert "pymysql" in needed
+    assert set() == needed - pinned - {"latido"}
 
 
 def test_it_shows_live_data_refuses_a_twin_and_ends_everything(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -44,6 +45,8 @@ def test_text_shows_every_part_and_no_control_character() -> None:
     assert "exporter     http://a                                     ready" == lines[0]
     assert lines[1].split()[2:4] == ["NOT", "READY:"]
     assert ["web-1", "ram", "0.5", "s", "ago", "1", "2"] == lines[-2].split()
+    mirrored = replace(found, spool=Spool(2048, 7, {"http://127.0.0.1:1": 7, "http://127.0.0.1:2": 0}, 1, 0))
+    assert "A sample goes to every API and is stored once" in status.as_text(mirrored).splitlines()[-1]
     assert not found.well
     assert json.loads(status.as_json(found))["well"] is False
 
