@@ -152,8 +152,9 @@ if [[ $found != "$pins all" && $found != "$pins $libraries" ]]; then
 fi
 
 if [[ $purpose == test ]]; then
-  kernels() { kmod/tests/fetch-kernels "$PWD/.run/kernels" 2>&1 | sed 's/^/setup: /'; }
-  # Package lists may be old or absent where nothing had to be installed.
-  kernels || { ((EUID == 0)) && apt-get update -qq && kernels; } || fail "the kernels to test the modules on cannot be had"
+  kernels() { kmod/tests/fetch-kernels "$@" "$PWD/.run/kernels" 2>&1 | sed 's/^/setup: /'; }
+  # Package lists may be old or absent where nothing had to be installed; or lack the newer kernel's source for good.
+  kernels || { ! ((EUID == 0)) || apt-get update -qq; kernels --offered; } ||
+    fail "the kernels to test the modules on cannot be had"
 fi
 say "ready"
