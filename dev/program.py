@@ -104,6 +104,11 @@ class Program:
         """Whether its process is alive."""
         return self._process is not None and self._process.poll() is None
 
+    @property
+    def status(self) -> int | None:
+        """With what it ended by itself; None while it runs."""
+        return None if self._process is None else self._process.poll()
+
     def log(self) -> str:
         """Return all that it has logged, over restarts too."""
         return os.pread(self._log.fileno(), 1 << 24, 0).decode("utf-8", "replace")

@@ -64,6 +64,7 @@ KINDS: Final[Mapping[str, Kind]] = {
     "step_clock": Kind(("a",), (0.0, 0.0), 3, (-3600.0, 3600.0)),
     "wrong_token": Kind(HOSTS, (1.0, 5.0), 1),
     "exhaust_descriptors": Kind((*APIS, *HOSTS, BRIDGE), (1.0, 6.0), 3),
+    "exhaust_memory": Kind((*APIS, *HOSTS, BRIDGE), (1.0, 6.0), 3, (0.0, 4.0)),  # MiB that are left
     "reboot_host": Kind(("b", "c"), (0.1, 3.0), 1),
     "restart_all": Kind((ALL,), (0.1, 3.0), 1),
 }

@@ -315,6 +315,19 @@ class Stack:
             lowest = next(number for number in range(len(used) + 1) if number not in used)
             self._limited(program.pid, resource.RLIMIT_NOFILE, lowest, fault, rest)
 
+    def exhaust_memory(self, fault: Fault, rest: Rest) -> None:
+        """No more memory can be had (RLIMIT_AS). Who ends of it is started again; who lives on must work as before."""
+        program = self.programs()[fault.target]
+        with self.disturbed.of(fault.target):
+            pages = int(Path(f"/proc/{program.pid}/statm").read_text(encoding="ascii").split()[0])
+            limit = pages * os.sysconf("SC_PAGESIZE") + int(fault.amount * (1 << 20))
+            with contextlib.suppress(ProcessLookupError):
+                self._limited(program.pid, resource.RLIMIT_AS, limit, fault, rest)
+            if program.status == 0:
+                raise ChildProcessError("it ended with status 0: no supervisor would start it again")
+            if program.status is not None:
+                self._restart(program)
+
     def _limited(self, pid: int, what: int, limit: int, fault: Fault, rest: Rest) -> None:
         soft, hard = resource.prlimit(pid, what)
         resource.prlimit(pid, what, (limit, hard))
@@ -403,6 +416,7 @@ _FAULTS: Final[Mapping[str, Callable[[Stack, Fault, Rest], None]]] = {
     "step_clock": Stack.step_clock,
     "wrong_token": Stack.wrong_token,
     "exhaust_descriptors": Stack.exhaust_descriptors,
+    "exhaust_memory": Stack.exhaust_memory,
     "reboot_host": Stack.reboot_host,
     "restart_all": Stack.restart_all,
 }
