@@ -222,7 +222,8 @@ class _Connection(asyncio.Protocol):
             self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
             with suppress(OSError):  # it is no longer connected
                 self._socket.shutdown(socket.SHUT_RD)  # which ends also one that `abort` no longer reaches
-        self._transport.abort()
+        with suppress(AttributeError):  # CPython 3.11.2, which Debian 12 has, raises it where it was closed twice
+            self._transport.abort()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Begin, unless the client's certificate carries none of the names allowed."""

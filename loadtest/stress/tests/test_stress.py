@@ -79,8 +79,9 @@ def test_writes_to_a_disk_arrive_in_the_metrics(repository: Path) -> None:
 
 def _is_in_memory(folder: Path) -> bool:
     mounts = {part.mountpoint: part.fstype for part in psutil.disk_partitions(all=True)}
-    at = next(str(place) for place in (folder.resolve(), *folder.resolve().parents) if str(place) in mounts)
-    return mounts[at] in {"tmpfs", "ramfs"}
+    # In a chroot none is told of: what it lies on is mounted outside.
+    kinds = (mounts[str(place)] for place in (folder.resolve(), *folder.resolve().parents) if str(place) in mounts)
+    return next(kinds, "") in {"tmpfs", "ramfs"}
 
 
 def test_load_that_the_exporter_does_not_show_is_red() -> None:
