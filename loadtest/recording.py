@@ -236,7 +236,7 @@ def decode(text: bytes) -> Recording:
     """Return the recording of a file. Raises RecordingError."""
     try:
         recording = msgspec.json.decode(text, type=Recording)
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise RecordingError(f"not a recording: {error}") from None
     if recording.format != FORMAT:
         raise RecordingError(f"format {recording.format}, and this version reads {FORMAT}")

@@ -62,7 +62,7 @@ def decode(text: bytes) -> Results:
     """Return the results of a file. Raises ResultsError."""
     try:
         found = msgspec.json.decode(text, type=Results)
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise ResultsError(f"not results of a load test: {error}") from None
     if found.format != FORMAT:
         raise ResultsError(f"format {found.format}, and this version reads {FORMAT}")

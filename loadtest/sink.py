@@ -100,7 +100,7 @@ class _Handler(BaseHTTPRequestHandler):
             push = msgspec.json.decode(text, type=PUSH_TYPES[feed])
         except msgspec.ValidationError as error:
             raise Problem(ProblemType.INVALID, str(error)) from None
-        except msgspec.DecodeError as error:
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise Problem(ProblemType.MALFORMED_JSON, str(error)) from None
         self.kept.add(push, len(text))
         return len(push.samples)

@@ -25,7 +25,7 @@ import msgspec
 import pymysql
 from locust import FastHttpUser, User, tag, task
 
-from ingest.contract.wire import Accepted, Feed
+from ingest.contract.wire import Feed, parse_accepted
 from latido import settings
 from loadtest import ledger, plan, recording, shapes, tally
 from loadtest.plan import Api, Plan
@@ -264,9 +264,8 @@ def _failure(status: int | None, answer: bytes | None, samples: int) -> str | No
         return "no answer"
     if status != 201:  # noqa: PLR2004 - Created, the contract's only success
         return f"status {status}"
-    try:
-        accepted = msgspec.json.decode(answer or b"", type=Accepted)
-    except msgspec.MsgspecError:
+    accepted = parse_accepted(answer or b"")
+    if accepted is None:
         return "an answer that is none of the contract"
     return None if accepted.accepted + accepted.duplicates == samples else "other samples than were sent"
 

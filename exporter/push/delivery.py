@@ -25,7 +25,7 @@ import msgspec
 from exporter.push.metrics import PushMetrics
 from exporter.push.spool import Refusal, Spool, Stored
 from ingest.contract import limits
-from ingest.contract.wire import Accepted, Feed
+from ingest.contract.wire import Feed, parse_accepted
 from latido import logs
 
 log = logs.get(__name__)
@@ -339,9 +339,8 @@ class Delivery:
         return sorted(urls, key=lambda url: self._avoided.get(url, 0.0) > now)
 
     async def _stored(self, lane: _Lane, feed: Feed, samples: list[Stored], answer: Answer) -> float | None:
-        try:
-            accepted = msgspec.json.decode(answer.text, type=Accepted)
-        except msgspec.DecodeError:
+        accepted = parse_accepted(answer.text)
+        if accepted is None:
             # Some proxy says 201 for another's answer: believing it would lose data.
             return self._pause(replace(answer, text=f"not an ingest API's answer: {answer.text[:200]}"))
         name, first, last = self._destination.name, samples[0].seq, samples[-1].seq

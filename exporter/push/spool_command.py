@@ -20,14 +20,13 @@ from pathlib import Path
 from typing import Final
 
 import aiohttp
-import msgspec
 
 from exporter.push.delivery import Answer, Envelope, HttpPoster, Verdict
 from exporter.push.sampler import BOOT_ID
 from exporter.push.spool import VERSION, Stored
 from exporter.push.tls import client_tls
 from exporter.settings import TlsSettings, host_name, this_host
-from ingest.contract.wire import Accepted
+from ingest.contract.wire import parse_accepted
 from latido import settings
 from latido.settings import SettingsError, group, http_url, path, positive_duration, read_secret, setting
 
@@ -180,7 +179,7 @@ async def _send(database: sqlite3.Connection, found: Sequence[DeadLetter], given
                 answer = await poster.post(f"{url}/api/{letter.feed}", envelope.body([letter.stored]))
                 if answer.verdict not in {Verdict.RETRY, Verdict.PAUSE}:
                     break
-            if answer.verdict is Verdict.STORED and _is_accepted(answer.text):
+            if answer.verdict is Verdict.STORED and parse_accepted(answer.text) is not None:
                 _forget(database, letter.id)
                 stored += 1
             else:
@@ -207,15 +206,6 @@ def _opened(spool: Path) -> Iterator[sqlite3.Connection]:
             yield database
     except sqlite3.Error as error:
         raise SettingsError(f"--spool.path: {spool}: {error}") from None
-
-
-def _is_accepted(text: str) -> bool:
-    """Whether an answer is an ingest API's, and not a 201 of something between."""
-    try:
-        msgspec.json.decode(text, type=Accepted)
-    except msgspec.DecodeError:
-        return False
-    return True
 
 
 def _forget(database: sqlite3.Connection, number: int) -> None:

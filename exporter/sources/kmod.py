@@ -201,7 +201,7 @@ class KmodSource:
             data = bytes(self._read_whole(name))
         try:
             found = msgspec.json.decode(data, type=form, strict=False)
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise SourceError(f"{self._root / name}: {error}") from None
         version = getattr(found, "version", None)
         if version != record.VERSION:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import Annotated, Final
 
-from msgspec import Meta, Struct
+from msgspec import Meta, MsgspecError, Struct, json
 
 from ingest.contract import limits
 
@@ -197,3 +197,11 @@ class Accepted(Struct, frozen=True):
 
     accepted: int
     duplicates: int
+
+
+def parse_accepted(answer: bytes | str) -> Accepted | None:
+    """Return what a 201 says; None where no ingest API gave it, but something in between."""
+    try:
+        return json.decode(answer, type=Accepted)
+    except (MsgspecError, UnicodeError, RecursionError):
+        return None

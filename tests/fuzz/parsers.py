@@ -33,10 +33,14 @@ from exporter.sources.kmod import KmodSource
 from ingest.contract import tokens, vectors
 from ingest.contract.encoding import inflate
 from ingest.contract.problems import Problem
-from ingest.contract.wire import Feed
+from ingest.contract.wire import Feed, parse_accepted
 from ingest.raw import decode as raw
 from latido import settings
 from latido.settings import SettingsError
+from latido.top import frames as frames_of
+from latido.top.frames import FrameError
+from loadtest import recording
+from loadtest.recording import RecordingError
 
 ROOT: Final = Path(__file__).parents[2]
 PROC: Final = ROOT / "exporter/tests/fixtures/proc"
@@ -44,6 +48,8 @@ KMOD: Final = ROOT / "exporter/tests/fixtures/kmod"
 KMOD_FILES: Final = ("latido_ram", "latido_cpu", "latido_procesos.bin")
 NOW_MS: Final = 1_795_000_000_000
 WHERE: Final = "a file"
+_DEEP: Final = (b"[" * 5000, b'{"a":' * 5000)
+"""JSON that no stack is deep enough for."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +66,7 @@ class Parser:
 
 def parsers() -> list[Parser]:
     """Return all of them."""
-    return [*_procfs(), _kmod(), *_records(), *_ingest(), *_bridge(), *_files()]
+    return [*_procfs(), _kmod(), *_records(), *_ingest(), *_answers(), *_bridge(), *_files(), *_results()]
 
 
 def _procfs() -> list[Parser]:
@@ -146,7 +152,7 @@ def _kmod() -> Parser:
             source.processes()
 
     corpus = [bytes([number]) + originals[name] for number, name in enumerate(KMOD_FILES)]
-    words = (b'"cores":{', b'"0":[', b"null", b"1e400", b"-1", *_NUMBERS, record.HEAD, record.TAIL)
+    words = (b'"cores":{', b'"0":[', b"null", b"1e400", b"-1", *_DEEP, *_NUMBERS, record.HEAD, record.TAIL)
     return Parser("files of the kernel modules", parse, (SourceError,), corpus, words)
 
 
@@ -166,7 +172,7 @@ def _records() -> list[Parser]:
     return [
         Parser("table of kmod and bpf", parse_table, (SourceError,), [table], (record.HEAD, record.TAIL)),
         Parser("exit records", parse_exits, (SourceError,), [(KMOD / "exits.bin").read_bytes()]),
-        Parser("BPF skeleton", skeleton.unpack, (SourceError, ValueError), [sealed]),
+        Parser("BPF skeleton", skeleton.unpack, (SourceError, ValueError), [sealed], _DEEP),
     ]
 
 
@@ -179,7 +185,7 @@ def _ingest() -> list[Parser]:
         inflate(data[1:], encoding, lambda _size: None)
 
     bodies = {feed: [json.dumps(vectors.base(feed, NOW_MS)).encode()] for feed in Feed}
-    words = (b'"processes":[', b'"seq":', b"null", b"true", b"1e400", b"-1", b"[" * 200, b'{"a":' * 100, b"\\ud800")
+    words = (b'"processes":[', b'"seq":', b"null", b"true", b"1e400", b"-1", *_DEEP, b"\\ud800")
     found = [
         Parser(
             f"body of {feed.value}", functools.partial(body, feed=feed), (Problem,), bodies[feed], (*words, *_NUMBERS)
@@ -198,6 +204,39 @@ def _packed(body: bytes) -> list[bytes]:
     ]
 
 
+def _answers() -> list[Parser]:
+    """Return what our programs are told over the network: by an API, or what answers in its place, and by a bridge."""
+    push = json.dumps(vectors.base(Feed.PROCESOS, NOW_MS)["samples"])
+    text = push[1:-1].encode()  # one sample
+    place = b'"feed":"procesos","host":"web-1","stream":"6f1c6a4e-0000-4000-8000-000000000001"'
+    frames = [
+        b'{"type":"hello","version":1,"server":"latido/0.1.0","feeds":["ram"],"hosts":["web-1"],"resume":null}',
+        b'{"type":"sample",' + place + b',"api":"raw","late":false,"sample":' + text + b"}",
+        b'{"type":"gap",' + place + b',"missed":3,"first_seq":1,"last_seq":4}',
+        b'{"type":"error","code":"overloaded","detail":"too many"}',
+    ]
+    words = (b'"sample":', b'"type":', b"null", b"1e400", *_DEEP, b"\\ud800", *_NUMBERS)
+    return [
+        Parser("answer of an API", parse_accepted, (), [b'{"accepted":20,"duplicates":0}'], words),
+        Parser("frame of the bridge", frames_of.parse, (FrameError,), frames, words),
+    ]
+
+
+def _results() -> list[Parser]:
+    """Return what load tests read of files."""
+    return [
+        Parser(
+            "recording of a machine",
+            recording.decode,
+            (RecordingError,),
+            [
+                (ROOT / "loadtest/data/machine.json").read_bytes(),
+            ],
+            (*_DEEP, b"null", b"1e400", *_NUMBERS),
+        )
+    ]
+
+
 def _bridge() -> list[Parser]:
     messages = [
         b'{"type":"subscribe","feeds":["cpu"],"hosts":["web-1"]}',
@@ -212,7 +251,7 @@ def _bridge() -> list[Parser]:
             lambda data: protocol.parse_message(data.decode("utf-8", "surrogateescape")),
             (ProtocolError,),
             messages,
-            (b'"minutes":', b"1e400", b"null", b"[" * 5000, b"\\ud800"),
+            (b'"minutes":', b"1e400", b"null", *_DEEP, b"\\ud800"),
         ),
         Parser(
             "query of a client",

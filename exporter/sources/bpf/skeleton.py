@@ -55,7 +55,7 @@ def unpack(content: bytes) -> Skeleton:
     line, _, blobs = content.partition(b"\n")
     try:
         head = msgspec.json.decode(line, type=Head)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ValueError(f"expected the head of a skeleton: {error}") from None
     expected = head.data_bytes + head.instruction_bytes
     if len(blobs) != expected:
