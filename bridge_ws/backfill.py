@@ -90,16 +90,17 @@ class Backfills:
                 del self._tasks[client], self._questions[client]
 
     async def _answer(self, client: Client, asked: Backfill) -> None:
+        limit = asyncio.timeout(ANSWER_SECONDS)
         try:
-            async with asyncio.timeout(ANSWER_SECONDS) as limit:
+            async with limit:
                 await self._send(client, asked)
-        except TimeoutError:
-            if not limit.expired():
-                raise
-            detail = f"the backfill of {asked.feed} of {asked.host} took longer than {ANSWER_SECONDS:.0f} s"
-            self._hub.send(client, encode(Error(code=ErrorCode.BUSY, detail=detail)))
         except UNAVAILABLE as error:
-            log.warning("a backfill did not reach the database", host=asked.host, feed=asked.feed, reason=str(error))
+            if limit.expired():
+                detail = f"the backfill of {asked.feed} of {asked.host} took longer than {ANSWER_SECONDS:.0f} s"
+                self._hub.send(client, encode(Error(code=ErrorCode.BUSY, detail=detail)))
+                return
+            reason = str(error) or type(error).__name__
+            log.warning("a backfill did not reach the database", host=asked.host, feed=asked.feed, reason=reason)
             detail = f"the backfill of {asked.feed} of {asked.host} did not reach the database"
             self._hub.send(client, encode(Error(code=ErrorCode.DATABASE_UNAVAILABLE, detail=detail)))
 

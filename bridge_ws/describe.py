@@ -88,6 +88,10 @@ def document() -> Node:
                             "properties": {
                                 "feeds": {"type": "string", "description": "ram, cpu, procesos, parted by commas"},
                                 "hosts": {"type": "string", "description": "names of hosts, parted by commas"},
+                                "resume": {
+                                    "type": "string",
+                                    "description": "the newest token of an earlier connection",
+                                },
                             },
                         },
                     }

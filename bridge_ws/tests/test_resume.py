@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from collections import Counter
 from collections.abc import Callable
 from typing import cast
@@ -10,6 +12,7 @@ import pytest
 
 from bridge_ws.tests.rig import Client, Frame, Writer, client, now_ms
 from bridge_ws.tests.samples import cpu, procesos, process, ram
+from dev.mariadb import Mariadb
 from dev.program import Program
 from latido.settings import Dsn
 
@@ -106,6 +109,33 @@ async def test_a_backfill_has_processes_only_where_they_are_asked_for(
             samples = [sample for frame in frames for sample in cast(list[Frame], frame["samples"])]
             assert expected == [len(cast(list[Frame], sample["processes"])) for sample in samples]
             assert [2, 1] == [sample["total"] for sample in samples]
+
+
+async def test_each_backfill_is_told_that_the_database_hangs(
+    database: Dsn, mariadb: Mariadb, writers: Writers, start_bridge: Start
+) -> None:
+    """A server that takes connections and says nothing, as that of a frozen machine does."""
+    writers().commit(ram(1, now_ms() - 1_000))
+    bridge = start_bridge(database)
+    asked = {"type": "backfill", "feed": "ram", "host": "web-1"}
+    async with client(bridge.url) as reader:
+        await reader.sample(1, kind="snapshot")
+        assert mariadb.pid is not None
+        os.kill(mariadb.pid, signal.SIGSTOP)
+        try:
+            for _ in range(2):
+                await reader.send(asked)
+            for _ in range(2):
+                error = await reader.until(
+                    lambda frame: frame["type"] == "error" and "backfill" in str(frame["detail"])
+                )
+                assert "database-unavailable" == error["code"]
+        finally:
+            os.kill(mariadb.pid, signal.SIGCONT)
+        await reader.send(asked)
+        (frame,) = await answer(reader)
+        assert 1 == len(cast(list[Frame], frame["samples"]))
+    assert "Traceback" not in bridge.log()
 
 
 async def answer(reader: Client) -> list[Frame]:
