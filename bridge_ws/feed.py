@@ -185,12 +185,13 @@ class LiveFeed:
                     cursor.mark(feed, rows.row_key(row), rows.moment(row[3]))
                 since = now - self._host_timeout
                 keys = [rows.row_key(row) for row in await database.rows(rows.NEWEST[feed], [since, since])]
-                await self._reader.learn_hosts(database, keys)
+                hosts = await self._reader.hosts(database, keys)
+                keys = [key for key in keys if key.host_id in hosts]
                 async for stored in self._reader.load(database, feed, keys):
                     table = None
                     if feed is Feed.PROCESOS:
                         table = await self._reader.table(database, stored.row.host_id, stored.sample.seq)
-                    newest.append((self._reader.key(feed, stored.row), stored, table))
+                    newest.append((hosts[stored.row.host_id].key(feed), stored, table))
         missed = self._cursor is not None
         if missed:
             log.warning("clients start anew: the database was away for too long, or its clock was set back")
@@ -220,18 +221,19 @@ class LiveFeed:
     async def _publish_feed(
         self, database: Database, feed: Feed, cursor: Cursor, now: datetime, received: dict[RowKey, datetime]
     ) -> None:
-        await self._reader.learn_hosts(database, received)
+        hosts = await self._reader.hosts(database, received)
         # A stream's samples ascend; what the clock of its host says does not matter.
-        ascending = sorted(received, key=lambda key: (key.host_id, key.seq))
+        known = (key for key in received if key.host_id in hosts)
+        ascending = sorted(known, key=lambda key: (key.host_id, key.seq))
         async for stored in self._reader.load(database, feed, ascending):
-            key = self._reader.key(feed, stored.row)
+            key = hosts[stored.row.host_id].key(feed)
             if key in self._stale and stored.sample.seq > self._live.newest_seq(key):
                 await self._refresh(database, key)  # the table is exact before it goes on
             # No await from here to the mark: a sample that was published is never read again.
             self._take(key, stored, now)
             cursor.mark(feed, stored.row, stored.received_at)
         for row_key, at in received.items():
-            cursor.mark(feed, row_key, at)  # those that did not match the contract, too: they were logged
+            cursor.mark(feed, row_key, at)  # also those of no host, and those that did not match the contract: logged
         for key in list(self._stale):
             await self._refresh(database, key)
 

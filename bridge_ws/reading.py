@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterable, Sequence
-from typing import Final
+from typing import Final, NamedTuple
 
 from bridge_ws import rows
 from bridge_ws.cursor import RowKey
@@ -23,28 +23,38 @@ MAX_HOST_NAMES: Final = 10_000
 """Names of hosts that are kept; beyond, they are read again."""
 
 
+class Host(NamedTuple):
+    """A host's name and stream."""
+
+    name: str
+    stream: str
+
+    def key(self, feed: Feed) -> Key:
+        """Return the key of its samples."""
+        return Key(feed, self.name, self.stream)
+
+
 class Reader:
     """What reads samples by key. It keeps the names of hosts, which never change, over connections."""
 
     def __init__(self, metrics: Metrics) -> None:
         self._metrics = metrics
-        self._hosts: dict[int, tuple[str, str]] = {}
+        self._hosts: dict[int, Host] = {}
 
-    async def learn_hosts(self, database: Database, keys: Iterable[RowKey]) -> None:
-        """Read the names that `key` needs for these rows."""
-        if len(self._hosts) > MAX_HOST_NAMES:
-            self._hosts.clear()
-        unknown: list[Cell] = list({key.host_id for key in keys} - self._hosts.keys())
+    async def hosts(self, database: Database, keys: Iterable[RowKey]) -> dict[int, Host]:
+        """Return the hosts of some rows by `host_id`. One that is not there was deleted: its rows are nobody's."""
+        wanted = {key.host_id for key in keys}
+        found = {host_id: self._hosts[host_id] for host_id in wanted & self._hosts.keys()}
+        unknown: list[Cell] = list(wanted - found.keys())
         if unknown:
             statement = rows.HOSTS.format(ids=", ".join(["%s"] * len(unknown)))
             for host_id, name, stream in await database.rows(statement, unknown):
                 if isinstance(host_id, int):
-                    self._hosts[host_id] = str(name), str(stream)
-
-    def key(self, feed: Feed, row: RowKey) -> Key:
-        """Return the key of a row whose host was learned."""
-        name, stream = self._hosts[row.host_id]
-        return Key(feed, name, stream)
+                    found[host_id] = Host(str(name), str(stream))
+            if len(self._hosts) + len(found) > MAX_HOST_NAMES:
+                self._hosts.clear()
+            self._hosts.update(found)
+        return found
 
     async def table(self, database: Database, host_id: int, newest_seq: int) -> ProcessTable | None:
         """Return a stream's process table at `newest_seq`, from the last keyframe up to it; None without a keyframe."""

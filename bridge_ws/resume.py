@@ -104,15 +104,15 @@ class Resumption:
         return keys
 
     async def _read(self, database: Database, feed: Feed, keys: list[RowKey]) -> list[_Past]:
-        await self._reader.learn_hosts(database, keys)
+        hosts = await self._reader.hosts(database, keys)
         return [
             _Past(
                 feed,
                 stored.row,
                 stored.received_at,
-                encode_sample(self._reader.key(feed, stored.row), stored.sample, stored.api, late=False),
+                encode_sample(hosts[stored.row.host_id].key(feed), stored.sample, stored.api, late=False),
             )
-            async for stored in self._reader.load(database, feed, keys)
+            async for stored in self._reader.load(database, feed, [key for key in keys if key.host_id in hosts])
         ]
 
 

@@ -95,6 +95,33 @@ async def test_a_restarted_bridge_goes_on_where_the_tables_are(database: Dsn, st
     slow.close()
 
 
+async def test_rows_of_a_host_that_was_deleted_hold_nobody_up(
+    database: Dsn, mariadb: Mariadb, start_bridge: Start
+) -> None:
+    """Someone takes a host out of `hosts` by hand; its samples stay until their day is dropped."""
+    writer, at = Writer(database), now_ms()
+
+    def delete(host: str) -> None:
+        with mariadb.connect(database.database) as connection, connection.cursor() as cursor:
+            cursor.execute("DELETE FROM hosts WHERE name = %s", (host,))
+            connection.commit()
+
+    writer.commit(ram(1, at), procesos(1, at, [process(1)], keyframe=True), host="gone")
+    writer.commit(ram(1, at))
+    delete("gone")
+    bridge = start_bridge(database)
+    async with client(bridge.url) as reader:
+        assert ["web-1"] == (await reader.next())["hosts"]
+        await reader.sample(1, kind="snapshot")
+        writer.store(ram(1, at), host="gone-too")
+        delete("gone-too")
+        writer.commit(ram(2, at + 1000))
+        await reader.sample(2)
+    assert 200 == bridge.get("/-/ready")[0]
+    assert "Traceback" not in bridge.log()
+    writer.close()
+
+
 async def test_many_writers_at_once_are_all_seen_once(database: Dsn, start_bridge: Start) -> None:
     """Six hosts, two APIs, transactions of several samples that stay open and commit in any order."""
     bridge = start_bridge(database)
