@@ -15,7 +15,7 @@ from typing import Final, NamedTuple
 
 from bridge_ws import rows
 from bridge_ws.cursor import RowKey
-from bridge_ws.database import UNAVAILABLE, Database, connect
+from bridge_ws.database import UNAVAILABLE, Database, connect, describe
 from bridge_ws.hub import Client, Hub
 from bridge_ws.live import Live
 from bridge_ws.protocol import Api, Backfill, Error, ErrorCode, Key, ProtocolError, encode, encode_backfill, encode_body
@@ -99,7 +99,7 @@ class Backfills:
                 detail = f"the backfill of {asked.feed} of {asked.host} took longer than {ANSWER_SECONDS:.0f} s"
                 self._hub.send(client, encode(Error(code=ErrorCode.BUSY, detail=detail)))
                 return
-            reason = str(error) or type(error).__name__
+            reason = describe(error)
             log.warning("a backfill did not reach the database", host=asked.host, feed=asked.feed, reason=reason)
             detail = f"the backfill of {asked.feed} of {asked.host} did not reach the database"
             self._hub.send(client, encode(Error(code=ErrorCode.DATABASE_UNAVAILABLE, detail=detail)))

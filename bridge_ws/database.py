@@ -31,6 +31,12 @@ def tls(dsn: Dsn) -> ssl.SSLContext | None:
         raise SettingsError(f"--db.dsn: ssl-ca {dsn.ssl_ca} cannot be used: {error}") from None
 
 
+def describe(error: BaseException) -> str:
+    """Return what an error says, in words. A time-out says nothing by itself."""
+    # MySQL's errors are (code, message): the message names the user and the server's address, never the password.
+    return " ".join(str(part) for part in error.args) or type(error).__name__
+
+
 class Database:
     """An open connection."""
 

@@ -16,7 +16,7 @@ from typing import Final
 
 from bridge_ws import rows
 from bridge_ws.cursor import Cursor, RowKey
-from bridge_ws.database import UNAVAILABLE, Database, connect
+from bridge_ws.database import UNAVAILABLE, Database, connect, describe
 from bridge_ws.hub import Hub
 from bridge_ws.live import Live, Outcome
 from bridge_ws.metrics import Metrics
@@ -112,7 +112,7 @@ class LiveFeed:
                         attempt = 0
                         await asyncio.sleep(self._pace.next(time.monotonic(), found=found))
             except UNAVAILABLE as error:
-                self._away(_describe(error))
+                self._away(describe(error))
             except Exception as error:
                 # A defect must not end the feed: it is logged with its trace, shown by /-/ready, and tried again.
                 log.exception("the feed failed", error=repr(error))
@@ -262,8 +262,3 @@ class LiveFeed:
         del self._stale[key]
         self._metrics.rebuilds.inc()
         self._hub.publish_snapshot(key)
-
-
-def _describe(error: BaseException) -> str:
-    # MySQL's errors are (code, message): the message names the user and the server's address, never the password.
-    return " ".join(str(part) for part in error.args) or type(error).__name__

@@ -12,7 +12,7 @@ from typing import Final, NamedTuple
 
 from bridge_ws import rows
 from bridge_ws.cursor import OVERLAP, RowKey
-from bridge_ws.database import UNAVAILABLE, Database, connect
+from bridge_ws.database import UNAVAILABLE, Database, connect, describe
 from bridge_ws.feed import LiveFeed
 from bridge_ws.protocol import Encoded, encode_sample
 from bridge_ws.reading import Reader
@@ -58,7 +58,7 @@ class Resumption:
                     if not await self._extend(token - OVERLAP):
                         return False
                 except UNAVAILABLE as error:
-                    log.warning("a client cannot resume: the database is away", reason=str(error))
+                    log.warning("a client cannot resume: the database is away", reason=describe(error))
                     return False
         return False
 
