@@ -26,6 +26,10 @@ STEPS: Final = 100_000_000
 
 _FEWEST_CHARACTERS: Final = 64
 
+_MOST_PLACES: Final = 10
+"""More are counted as these, which leave 28 characters, too few already: n ** degree / degree! means something only
+where degree is small beside n, and for 160 places it would allow 67 characters again."""
+
 LIMIT_SECONDS: Final = 0.25
 """Of CPU, for one value. A usual expression takes microseconds."""
 
@@ -120,6 +124,7 @@ def _characters(pattern: str) -> int:
             degree += high is None or high > _SHORT
     if degree == 0:
         return SUBJECT_CHARACTERS
+    degree = min(degree, _MOST_PLACES)
     return min(SUBJECT_CHARACTERS, int((STEPS * math.factorial(degree)) ** (1 / degree)))
 
 
