@@ -139,8 +139,13 @@ class HttpPoster:
             if token is not None:
                 headers["Authorization"] = f"Bearer {token}"
             async with self._session.post(url, data=body, headers=headers, allow_redirects=False) as response:
-                text = (await response.content.read(MAX_ANSWER_BYTES)).decode("utf-8", "replace")
-                return Answer(response.status, text, _seconds(response.headers.get("Retry-After")))
+                text = bytearray()
+                async for piece in response.content.iter_any():  # a proxy may cut even a short answer
+                    text += piece[: MAX_ANSWER_BYTES - len(text)]
+                    if len(text) == MAX_ANSWER_BYTES:
+                        break
+                retry_after = _seconds(response.headers.get("Retry-After"))
+                return Answer(response.status, text.decode("utf-8", "replace"), retry_after)
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             return Answer(0, f"{type(error).__name__}: {error}")
 

@@ -44,13 +44,13 @@ STREAM = "00000000-0000-0000-0000-000000000001"
 class Script:
     """A server whose `answer` decides on the samples of each request."""
 
-    answer: Callable[[list[int]], web.Response]
+    answer: Callable[[list[int]], web.StreamResponse]
     before: Callable[[list[int]], Awaitable[None]] | None = None
     requests: list[list[int]] = field(default_factory=list)
     headers: list[dict[str, str]] = field(default_factory=list)
     arrived: asyncio.Condition = field(default_factory=asyncio.Condition)
 
-    async def handle(self, request: web.Request) -> web.Response:
+    async def handle(self, request: web.Request) -> web.StreamResponse:
         body = json.loads(await request.read())
         seqs = [sample["seq"] for sample in body["samples"]]
         self.requests.append(seqs)
@@ -58,6 +58,8 @@ class Script:
         if self.before is not None:
             await self.before(seqs)
         response = self.answer(seqs)
+        if isinstance(response, InPieces):
+            await response.send(request)
         async with self.arrived:
             self.arrived.notify_all()
         return response
@@ -65,6 +67,17 @@ class Script:
     async def after(self, count: int) -> None:
         async with asyncio.timeout(20), self.arrived:
             await self.arrived.wait_for(lambda: len(self.requests) >= count)
+
+
+class InPieces(web.StreamResponse):
+    """A 201 that comes byte by byte."""
+
+    async def send(self, request: web.Request) -> None:
+        await self.prepare(request)
+        for byte in b'{"accepted":2,"duplicates":0}':
+            await self.write(bytes([byte]))
+            await asyncio.sleep(0.002)  # a segment of its own
+        await self.write_eof()
 
 
 def stored(seqs: list[int]) -> web.Response:
@@ -168,6 +181,13 @@ async def test_what_is_acknowledged_leaves_and_news_wakes_it(tmp_path: Path) -> 
         await wait_until(lambda: spool.depth().samples == 0, "an empty spool")
         assert [[1, 2, 3], [4]] == script.requests
         assert 4 == metrics.samples.labels(url, Feed.RAM)._value.get()
+
+
+async def test_an_answer_in_pieces_is_understood(tmp_path: Path) -> None:
+    script = Script(lambda _: InPieces(status=201))
+    async with delivering(tmp_path, script, 2) as (spool, url, metrics, _):
+        await wait_until(lambda: spool.depth().samples == 0, "an empty spool")
+        assert (1, 0) == (len(script.requests), metrics.paused.labels(url)._value.get())
 
 
 async def test_an_overloaded_api_is_tried_again_after_what_it_asked(tmp_path: Path) -> None:
