@@ -50,6 +50,7 @@ _TOKEN: Final = re.compile(
       | (?P<plain>.)""",
     re.DOTALL | re.VERBOSE,
 )
+_VERBOSE: Final = re.compile(r"\(\?[a-zA-Z]*x[a-zA-Z]*(?:-[a-zA-Z]*)?:?")
 _BOUNDS: Final = re.compile(r"\{(\d*)(,?)(\d*)\}")
 
 
@@ -67,6 +68,9 @@ class Expression:
                 self._regex = re.compile(pattern)
         except (re.error, RecursionError, OverflowError, FutureWarning) as error:
             raise ValueError(f"expected a regular expression, got {pattern!r}: {error}") from None
+        verbose = next((text for kind, text, _, _ in _tokens(pattern) if _VERBOSE.fullmatch(text)), None)
+        if verbose is not None:
+            raise ValueError(f"{verbose!r}: expected no flag x; a comment could hide what takes for ever")
         ambiguous = _ambiguous_repeat(pattern)
         if ambiguous is not None:
             raise ValueError(

@@ -106,6 +106,13 @@ def test_polynomial_expression_takes_bounded_time_on_the_worst_text() -> None:
     assert time.thread_time() - start < 5
 
 
+@pytest.mark.parametrize("pattern", ["(?x)(a+ # )\n)+$", "b(?x:(a+ # )\n)+$)", "(?ix-s:(a+ # )\n)+$)"])
+def test_a_comment_cannot_hide_a_repeat(pattern: str) -> None:
+    with pytest.raises(ValueError, match="expected no flag x"):
+        Expression(pattern)
+    assert Expression("(?P<x>a)(?i:x)(?-x:b)").search("axb") == {"x": "a"}
+
+
 @pytest.mark.parametrize("repeats", [7, 160, 5000])
 def test_too_many_repeats_are_refused_with_the_remedy(repeats: int) -> None:
     with pytest.raises(ValueError, match="too many repeats without an end"):
