@@ -17,13 +17,16 @@ import re
 import ssl
 import stat
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, NamedTuple, NoReturn, TypeVar, cast
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 from latido import __version__, logs
+
+MAX_CONFIG_BYTES: Final = 1 << 20
+"""Of a --config.file: a thousand times what all settings take."""
 
 T = TypeVar("T")
 
@@ -189,6 +192,8 @@ def _parse(item: _Setting, value: object, origin: str) -> object:
 
 
 def _parse_one(item: _Setting, value: object, origin: str) -> object:
+    if isinstance(value, (list, dict)):
+        raise SettingsError(f"{origin}: expected one value")
     text = ("true" if value else "false") if isinstance(value, bool) else str(value)
     try:
         return item.parse(text)
@@ -197,22 +202,45 @@ def _parse_one(item: _Setting, value: object, origin: str) -> object:
 
 
 def _read_config_file(path: Path, known: set[str]) -> dict[str, object]:
-    import yaml  # noqa: PLC0415 - only where a file is given: `latido --help` stays quick
-
     try:
-        document = yaml.safe_load(path.read_text(encoding="utf-8"))
+        with path.open("rb") as file:
+            data = file.read(MAX_CONFIG_BYTES + 1)
     except OSError as error:
         raise SettingsError(f"{path}: cannot be read: {error.strerror}") from None
-    except (UnicodeDecodeError, yaml.YAMLError) as error:
-        raise SettingsError(f"{path}: not YAML: {error}") from None
+    return parse_config(data, path, known)
+
+
+def parse_config(data: bytes, path: Path, known: Collection[str]) -> dict[str, object]:
+    """Return the settings of a --config.file by name. Raises SettingsError."""
+    if len(data) > MAX_CONFIG_BYTES:
+        raise SettingsError(f"{path}: larger than {MAX_CONFIG_BYTES} bytes")
+    document = load_yaml(data, str(path))
     if document is None:
         return {}
     if not isinstance(document, dict):
         raise SettingsError(f"{path}: expected settings as `name: value`, one a line")
     for name in document:
         if name not in known:
-            raise SettingsError(f"{path}: unknown setting {name!r}; `--help` lists them")
+            raise SettingsError(f"{path}: unknown setting {name!r:.100}; `--help` lists them")
     return cast(dict[str, object], document)
+
+
+def load_yaml(data: bytes, name: str) -> object:
+    """Return what a YAML document holds. Raises SettingsError, which does not repeat its text: it may hold a secret."""
+    import yaml  # noqa: PLC0415 - only where a file is given: `latido --help` stays quick
+
+    try:
+        return cast(object, yaml.safe_load(data.decode("utf-8")))
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: not UTF-8, or a date such as 2026-13-01
+        raise SettingsError(not_yaml(name, error)) from None
+
+
+def not_yaml(name: str, error: Exception) -> str:
+    """Return where a file is not YAML, and why, without its text."""
+    mark = getattr(error, "problem_mark", None)
+    line = f":{mark.line + 1}" if mark is not None else ""
+    nested = "lists within lists, without end" if isinstance(error, RecursionError) else None
+    return f"{name}{line}: not YAML: {nested or getattr(error, 'problem', None) or 'unreadable'}"
 
 
 def environment_name(flag: str) -> str:

@@ -23,7 +23,6 @@ from urllib.parse import quote
 
 import msgspec
 import pymysql
-import yaml
 
 from latido import settings
 from latido.settings import Address, DatabaseSettings, Dsn, SettingsError, group, setting
@@ -278,11 +277,9 @@ def _plan(given: RunSettings, objectives: Objectives) -> Plan:
 
 def _objectives(path: Path) -> Objectives:
     try:
-        return verdict.parse(yaml.safe_load(path.read_text(encoding="utf-8")))
+        return verdict.parse(settings.load_yaml(path.read_bytes(), f"--objectives: {path}"))
     except OSError as error:
         raise SettingsError(f"--objectives: {path} cannot be read: {error.strerror}") from None
-    except (UnicodeDecodeError, yaml.YAMLError) as error:
-        raise SettingsError(f"--objectives: {path}: not YAML: {error}") from None
     except verdict.ObjectivesError as error:
         raise SettingsError(f"--objectives: {path}: {error}") from None
 

@@ -18,7 +18,7 @@ import yaml
 from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
 from latido import settings
-from latido.settings import SettingsError
+from latido.settings import SettingsError, not_yaml
 
 MAX_COST: Final = 14
 """Of a bcrypt hash: 2^14 rounds take about a second. A check cannot be broken off, and the program ends within 4 s."""
@@ -89,11 +89,8 @@ def parse(text: str, path: Path) -> WebConfig:
     """Return the configuration; relative paths in it start from the folder of `path`. Raises WebConfigError."""
     try:
         node = yaml.compose(text, Loader=yaml.SafeLoader)
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        line = f":{mark.line + 1}" if mark is not None else ""
-        # The text around the mistake is not repeated: it may be a hash.
-        raise WebConfigError(f"{path}{line}: not YAML: {getattr(error, 'problem', None) or 'unreadable'}") from None
+    except (yaml.YAMLError, RecursionError) as error:
+        raise WebConfigError(not_yaml(str(path), error)) from None
     if node is None or _is_null(node):
         return WebConfig()
     top = _Section(node, str(path), "", _TOP)

@@ -79,6 +79,7 @@ REFUSED = [
     ("nonsense: 1\n", ":1: unknown key 'nonsense'"),
     ("- list\n", ":1: expected `key: value` lines"),
     ("a: [\n", ":2: not YAML"),
+    ("[" * 5000, ": not YAML: lists within lists"),
     ("tls_server_config: &a\n  cert_file: *a\n", "tls_server_config"),
     ("tls_server_config:\n  min_version: TLS13\n", ":2: tls_server_config: cert_file is missing"),
     ("tls_server_config:\n  cert_file: a\n", ":2: tls_server_config: key_file is missing"),

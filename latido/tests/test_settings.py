@@ -79,7 +79,17 @@ def test_errors_name_the_origin_and_never_a_secret(argv: list[str], environ: dic
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [("a: [", "not YAML"), ("- a", "expected settings"), ("nonsense: 1", "unknown setting 'nonsense'")],
+    [
+        ("a: [", "not YAML"),
+        ("- a", "expected settings"),
+        ("nonsense: 1", "unknown setting 'nonsense'"),
+        ("name: 2026-13-01", "not YAML"),
+        ("[" * 5000, "not YAML: lists within lists"),
+        ("name: {a: secret}", "expected one value"),
+        ("db.dsn: mysql://u:secret@h/d: e", ":1: not YAML"),
+        ("#" * (settings.MAX_CONFIG_BYTES + 1), "larger than"),
+    ],
+    ids=lambda value: value[:20],
 )
 def test_a_file_that_is_wrong_is_named(tmp_path: Path, content: str, message: str) -> None:
     file = tmp_path / "latido.yaml"
@@ -87,6 +97,7 @@ def test_a_file_that_is_wrong_is_named(tmp_path: Path, content: str, message: st
     with pytest.raises(SettingsError, match=message) as caught:
         load(f"--config.file={file}")
     assert str(file) in str(caught.value)
+    assert "secret" not in str(caught.value)
 
 
 def test_help_names_variables_and_defaults(capsys: pytest.CaptureFixture[str]) -> None:
