@@ -83,6 +83,17 @@ class ServingSettings:
     log: LogSettings = group(LogSettings)
 
 
+def without_memory(error: BaseException) -> Problem | None:
+    """Return the problem of a push for which there was no memory, or no thread; None for any other error.
+
+    Nothing of it was committed: MySQL has a transaction that nobody commits rolled back.
+    """
+    # CPython says in no other way that pthread_create(3) failed.
+    if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and "can't start new thread" in str(error)):
+        return Problem(ProblemType.OVERLOADED, "there is no memory for it now", retry_after=RETRY_AFTER_BUSY)
+    return None
+
+
 class Room:
     """`--web.max-bytes`: what pushes in flight hold of bodies, so that many large ones cannot take all memory.
 

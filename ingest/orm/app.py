@@ -176,6 +176,8 @@ def create_app(resources: Resources) -> FastAPI:
     app.add_exception_handler(Problem, _answer_problem)
     app.add_exception_handler(HTTPException, _answer_http)
     app.add_exception_handler(ClientDisconnect, _answer_nobody)
+    app.add_exception_handler(MemoryError, _answer_without_memory)
+    app.add_exception_handler(RuntimeError, _answer_without_memory)
     app.add_exception_handler(Exception, _answer_defect)
     app.add_api_route("/api/ram", push_ram, methods=["POST"], status_code=201)
     app.add_api_route("/api/cpu", push_cpu, methods=["POST"], status_code=201)
@@ -360,6 +362,14 @@ async def _answer_http(request: Request, error: Exception) -> Response:
 
 async def _answer_nobody(request: Request, _error: Exception) -> Response:
     return await _answer_problem(request, Problem(ProblemType.REQUEST_TIMEOUT, "the sender went away"))
+
+
+async def _answer_without_memory(request: Request, error: Exception) -> Response:
+    problem = serving.without_memory(error)
+    if problem is None:
+        raise error  # another RuntimeError: a defect
+    log.error("there is no memory for a request", path=request.url.path)
+    return await _answer_problem(request, problem)
 
 
 async def _answer_defect(request: Request, _error: Exception) -> Response:

@@ -270,9 +270,13 @@ class Api:
             response = _problem(problem)
         except (ClientPayloadError, HttpProcessingError) as error:
             response = _problem(Problem(ProblemType.MALFORMED_ENCODING, f"the body breaks off: {error}"))
-        except Exception:  # the last resort of a server: say it, count it, go on
-            log.exception("a request met a defect", path=path)
-            response = _problem(Problem(ProblemType.INTERNAL, "the log says more"))
+        except Exception as error:  # the last resort of a server: say it, count it, go on
+            exhausted = serving.without_memory(error)
+            if exhausted is None:
+                log.exception("a request met a defect", path=path)
+            else:
+                log.error("there is no memory for a request", path=path)
+            response = _problem(exhausted or Problem(ProblemType.INTERNAL, "the log says more"))
         if route is not None and route.feed is not None:
             self._metrics.request(route.feed, response.status)
             if self._debug:

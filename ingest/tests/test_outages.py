@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import gzip
+import json
 import os
+import resource
 import signal
 import socket
 import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
@@ -255,6 +259,26 @@ def test_a_sender_that_goes_away_is_no_defect(start: Start, tables: str, api: st
     assert push(program.port, "ram", vectors.base(Feed.RAM, now_ms())).status == 201
     assert "Traceback" not in program.log()
     assert "defect" not in program.log()
+
+
+@pytest.mark.parametrize("api", APIS)
+def test_a_push_without_memory_is_sent_again(start: Start, tables: str, api: str) -> None:
+    """The kernel gives 16 MiB more; the body inflates to 48. It is refused as in any overload, and no defect."""
+    program = start("ingest", api, dsn=tables)
+    good = vectors.base(Feed.RAM, now_ms())
+    assert push(program.port, "ram", good).status == 201
+    large = gzip.compress(json.dumps(good).encode() + b" " * (48 << 20), 1)
+    pages = int(Path(f"/proc/{program.pid}/statm").read_text(encoding="ascii").split()[0])
+    before = resource.prlimit(program.pid, resource.RLIMIT_AS)
+    limit = pages * os.sysconf("SC_PAGESIZE") + (16 << 20)
+    resource.prlimit(program.pid, resource.RLIMIT_AS, (limit, before[1]))
+    answer = send(program.port, "POST", "/api/ram", {**JSON, "Content-Encoding": "gzip"}, large)
+    resource.prlimit(program.pid, resource.RLIMIT_AS, before)
+    assert (429, "urn:latido:problem:overloaded") == (answer.status, answer.json()["type"])
+    assert "1" in {answer.headers.get("Retry-After"), answer.headers.get("retry-after")}
+    assert "defect" not in program.log()
+    again = send(program.port, "POST", "/api/ram", {**JSON, "Content-Encoding": "gzip"}, large)
+    assert (201, {"accepted": 0, "duplicates": 1}) == (again.status, again.json())
 
 
 @pytest.mark.parametrize("api", APIS)
