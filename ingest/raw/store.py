@@ -20,6 +20,7 @@ from typing import Final
 
 import pymysql
 
+from ingest import serving
 from ingest.contract import limits
 from ingest.contract.metrics import Metrics
 from ingest.contract.problems import Problem, ProblemType, pointer
@@ -170,10 +171,15 @@ class Store:
                 try:
                     with self._metrics.connection():
                         connection = await self._write_batch(connection, batch)
-                except Exception:  # a defect costs its batch, never the writer
-                    log.exception("a batch met a defect", pushes=len(batch))
+                except Exception as error:  # a defect costs its batch, never the writer
+                    problem = serving.without_memory(error)
+                    if problem is None:
+                        log.exception("a batch met a defect", pushes=len(batch))
+                        problem = Problem(ProblemType.INTERNAL, "the log says more")
+                    else:
+                        log.error("there is no memory for a batch", pushes=len(batch))
                     for item in batch:
-                        _fail(item, Problem(ProblemType.INTERNAL, "the log says more"))
+                        _fail(item, problem)
                     if connection is not None:
                         connection.close()
                         connection = None

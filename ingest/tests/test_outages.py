@@ -14,14 +14,19 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import msgspec
 import pytest
+from prometheus_client import CollectorRegistry
 
 from dev.mariadb import Mariadb
 from dev.ports import free_port
 from dev.program import Program, Start
 from dev.waiting import wait_for
 from ingest.contract import limits, vectors
-from ingest.contract.wire import Feed
+from ingest.contract.metrics import Metrics
+from ingest.contract.problems import Problem, ProblemType
+from ingest.contract.wire import Feed, RamPush
+from ingest.raw.store import Store
 from ingest.schema import upgrade
 from ingest.tests.clients import JSON, Answer, Database, now_ms, push, send
 from ingest.tests.conftest import APIS, make_tables
@@ -279,6 +284,23 @@ def test_a_push_without_memory_is_sent_again(start: Start, tables: str, api: str
     assert "defect" not in program.log()
     again = send(program.port, "POST", "/api/ram", {**JSON, "Content-Encoding": "gzip"}, large)
     assert (201, {"accepted": 0, "duplicates": 1}) == (again.status, again.json())
+
+
+async def test_a_batch_without_memory_is_sent_again(tables: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of raw, whose batches are nobody's request. When an allocation fails there is chance, so here it is told to."""
+
+    async def fails(*_: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(Store, "_write_batch", fails)
+    store = Store(settings.dsn(tables), Metrics(CollectorRegistry(), "raw", "test"), writers=1)
+    store.start()
+    try:
+        with pytest.raises(Problem) as told:
+            await store.store(Feed.RAM, msgspec.convert(vectors.base(Feed.RAM, now_ms()), RamPush))
+    finally:
+        await store.close()
+    assert (ProblemType.OVERLOADED, 1) == (told.value.type, told.value.retry_after)
 
 
 @pytest.mark.parametrize("api", APIS)
