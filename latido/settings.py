@@ -458,7 +458,12 @@ class DatabaseSettings:
     )
 
     def resolved(self) -> Dsn:
-        """Return the DSN with the password of `--db.password-file`, where given. Raises SettingsError."""
+        """Return the DSN with the password of `--db.password-file`, where given. Raises SettingsError.
+
+        Its `ssl-ca` is tried: drivers would say of a file that is not there that the database is away, if that.
+        """
+        if self.dsn.ssl_ca is not None:
+            load_authorities(ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT), Path(self.dsn.ssl_ca), flag="db.dsn")
         if self.password_file is None:
             return self.dsn
         return dataclasses.replace(self.dsn, password=read_secret(self.password_file, "--db.password-file"))

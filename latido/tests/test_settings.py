@@ -165,6 +165,18 @@ def test_loopback_needs_no_token_and_the_world_does() -> None:
         settings.guard(world, has_token=False, insecure=True, flag="web.listen-address")
 
 
+@pytest.mark.parametrize(
+    ("content", "message"), [(None, "cannot be read: No such file"), ("nothing", "holds no certificate in PEM")]
+)
+def test_the_database_s_authorities_are_tried_at_the_start(tmp_path: Path, content: str | None, message: str) -> None:
+    file = tmp_path / "ca.pem"
+    if content is not None:
+        file.write_text(content)
+    given = load(f"--db.dsn=mysql://u@h/d?ssl-ca={file}").database
+    with pytest.raises(SettingsError, match=f"^--db.dsn: {file} {message}"):
+        given.resolved()
+
+
 def test_a_secret_file_must_be_private_and_one_line(tmp_path: Path) -> None:
     file = tmp_path / "password"
     file.write_text("s3cret\n")
