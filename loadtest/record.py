@@ -63,6 +63,7 @@ def main(argv: Sequence[str]) -> int:
         )
         if given.listen is not None:
             settings.guard(given.listen, has_token=False, insecure=False, flag="web.listen-address")
+        _check_writable(given.output)  # before the minutes of waiting, not after them
         pushes = record(given)
         try:
             made = recording.record(pushes.pushes(), round(given.interval * 1000))
@@ -80,6 +81,16 @@ def main(argv: Sequence[str]) -> int:
     return settings.run(PROG, body)
 
 
+def _check_writable(file: Path) -> None:
+    there = file.exists()
+    try:
+        file.open("ab").close()
+    except OSError as error:
+        raise SettingsError(f"--output: {file} cannot be written: {error.strerror}") from None
+    if not there:
+        file.unlink()
+
+
 def record(given: RecordSettings) -> Kept:
     """Return what was pushed once every feed has its samples. Raises SettingsError if they do not come."""
     with ExitStack() as stack:
@@ -87,9 +98,11 @@ def record(given: RecordSettings) -> Kept:
         exporter = None
         if given.listen is None:
             exporter = stack.enter_context(_exporter(port, given))
+            said = f"recording {given.samples} moments, {given.samples * given.interval:g} s"
         else:
-            sys.stdout.write(f"waiting for an exporter with --push.url=http://{given.listen.host}:{port}\n")
-            sys.stdout.flush()
+            said = f"waiting for an exporter with --push.url=http://{given.listen.host}:{port}"
+        sys.stdout.write(f"{said}\n")
+        sys.stdout.flush()
         deadline = time.monotonic() + given.samples * given.interval + GRACE_SECONDS
         while min(kept.samples(feed) for feed in Feed) < given.samples:
             if exporter is not None and exporter.poll() is not None:

@@ -197,7 +197,10 @@ def run(given: RunSettings) -> int:
     made = _plan(given, objectives)
     dsn = given.database.resolved()
     _check(made, dsn)
-    given.output.mkdir(parents=True, exist_ok=True)
+    try:
+        given.output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise SettingsError(f"--output: {given.output} cannot be made: {error.strerror}") from None
     where, began = place(), time.time()
     with tempfile.TemporaryDirectory(prefix="latido-loadtest-") as name:
         folder = Path(name)

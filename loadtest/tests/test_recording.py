@@ -141,6 +141,13 @@ def test_record_takes_what_a_real_exporter_pushes(tmp_path: Path) -> None:
     assert first.ram.total_bytes > 0
 
 
+def test_record_tries_its_file_before_it_waits(tmp_path: Path) -> None:
+    flags = (f"--output={tmp_path}/nowhere/made.json", "--web.listen-address=127.0.0.1:0")
+    done = subprocess.run([LATIDO, "record", *flags], capture_output=True, text=True, timeout=60, check=False)
+    expected = f"latido record: --output: {tmp_path}/nowhere/made.json cannot be written: No such file or directory\n"
+    assert (2, expected) == (done.returncode, done.stderr)
+
+
 def test_record_says_what_was_missing(tmp_path: Path) -> None:
     flags = (f"--output={tmp_path / 'made.json'}", "--samples=2", "--source=nowhere")
     done = subprocess.run([LATIDO, "record", *flags], capture_output=True, text=True, timeout=120, check=False)
