@@ -26,7 +26,7 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 from latido import __version__, logs
 
 MAX_CONFIG_BYTES: Final = 64 << 10
-"""Of a --config.file: twenty times what all settings take. The worst of a quarter of a MiB takes PyYAML 2 s."""
+"""Of a --config.file: twenty times what all settings take."""
 
 T = TypeVar("T")
 
