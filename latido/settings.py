@@ -27,6 +27,8 @@ from latido import __version__, logs
 
 MAX_CONFIG_BYTES: Final = 64 << 10
 """Of a --config.file: twenty times what all settings take."""
+MAX_BRACKETS: Final = 200
+"""Lists and maps in brackets, of a YAML file. PyYAML looks at each that is open for every token: seconds for thousands."""
 
 T = TypeVar("T")
 
@@ -229,6 +231,8 @@ def load_yaml(data: bytes, name: str) -> object:
     """Return what a YAML document holds. Raises SettingsError, which does not repeat its text: it may hold a secret."""
     import yaml  # noqa: PLC0415 - only where a file is given: `latido --help` stays quick
 
+    if data.count(b"[") + data.count(b"{") > MAX_BRACKETS:
+        raise SettingsError(f"{name}: more than {MAX_BRACKETS} lists in brackets")
     try:
         return cast(object, yaml.safe_load(data.decode("utf-8")))
     except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: not UTF-8, or a date such as 2026-13-01

@@ -301,7 +301,7 @@ def _files() -> list[Parser]:
             lambda data: settings.parse_config(data, Path("latido.yml"), {"db.dsn", "push.url", "log.level"}),
             (SettingsError,),
             [b"db.dsn: mysql://u@h/d\npush.url: [http://a:1, http://b:2]\nlog.level: debug\n", bomb],
-            (*words, b"2026-13-01", b"0b2", b"1_0:99", b"!!binary ", b"[" * 1000),
+            (*words, b"2026-13-01", b"0b2", b"1_0:99", b"!!binary ", b"[" * 190, b"- " * 1000),
         ),
         Parser(
             "token file",
