@@ -28,7 +28,7 @@ from latido import __version__, logs
 MAX_CONFIG_BYTES: Final = 64 << 10
 """Of a --config.file: twenty times what all settings take."""
 MAX_BRACKETS: Final = 200
-"""Lists and maps in brackets, of a YAML file. PyYAML looks at each that is open for every token: seconds for thousands."""
+"""Lists and maps in brackets, of a YAML file. PyYAML looks at each open one for every token: seconds for thousands."""
 
 T = TypeVar("T")
 
